@@ -1,0 +1,32 @@
+# Two commands: `make demo` scores a sample corpus, `make test` runs the tests. Both set up .venv first.
+# The environment's own `radet` and `python` are called, never `uv run`: Ray would start every worker through it.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed
+	$(BIN)/python -m jobs.sample demo/images
+	$(BIN)/radet score demo/images --out demo/scores
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,1 @@
+"""What a person or a cluster runs: the `radet` command and job files."""

@@ -1,0 +1,120 @@
+"""What a run shows on a terminal: a progress line while it runs, a table when it ends."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.coordinator import Progress
+from pipelines.score import Tally, Watcher
+
+_PLAIN_EVERY_S = 10.0  # where the output is a log, not a terminal
+
+
+class ScoreScreen(Watcher):
+    """Progress of a scoring run: rows done, rate, errors by kind, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._begun = time.monotonic()
+        self._shown = 0.0
+
+    def opened(self, source: str, facts: dict[str, Any]) -> None:
+        self._console.print(f"Scoring {source}: {facts['scorers']} scoring, up to {facts['loaders']} loading")
+        if facts["staged"]:
+            self._console.print(f"Resuming: {facts['staged']:,} inputs are already scored by an interrupted run")
+        if facts["orphans_removed"]:
+            self._console.print(f"Removed {facts['orphans_removed']:,} files that no run had committed")
+        self._begun = time.monotonic()
+        if self._console.is_terminal:
+            self._live = Live(Text("starting ..."), console=self._console, transient=True, refresh_per_second=4)
+            self._live.start()
+
+    def moved(self, tally: Tally, progress: Progress) -> None:
+        line = self._line(tally, progress)
+        if self._live is not None:
+            self._live.update(Text(line))
+        elif time.monotonic() - self._shown > _PLAIN_EVERY_S:
+            self._shown = time.monotonic()
+            self._console.print(line, highlight=False)
+
+    def committing(self) -> None:
+        self.close()
+        self._console.print("Committing ...")
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, tally: Tally, progress: Progress) -> str:
+        elapsed = time.monotonic() - self._begun
+        rate = tally.rows / elapsed if elapsed else 0.0
+        todo = progress.counts.new
+        parts = [f"{tally.rows:,} of {todo:,}{'+' if progress.listing else ''} rows", f"{rate:,.1f}/s"]
+        if not progress.listing and rate:
+            parts.append(f"{_duration((todo - tally.rows) / rate)} left")
+        parts += [f"{count:,} {status}" for status, count in sorted(tally.statuses.items()) if status != "ok"]
+        return " · ".join(parts)
+
+
+def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
+    """The table at the end of a run."""
+    inputs, work = manifest["inputs"], manifest["work"]
+    console.print(f"{manifest['rows']:,} rows by {manifest['model']} ({manifest['model_id']})")
+    if manifest["rows"]:
+        rows = Table("status")
+        rows.add_column("rows", justify="right")
+        for status, count in manifest["statuses"].items():
+            rows.add_row(status, f"{count:,}")
+        console.print(rows)
+    if manifest["verdicts"]:
+        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in manifest["verdicts"].items())
+        console.print(f"Verdicts: {verdicts}")
+    elif manifest["statuses"].get("ok"):
+        message = "Verdicts: none, this model is not calibrated: drift and logit are given, a probability is not"
+        console.print(message, soft_wrap=True)
+    notes = [
+        (inputs["unchanged"], "unchanged since an earlier run"),
+        (inputs["resumed"], "taken over from an interrupted run"),
+        (inputs["repeated"], "listed more than once"),
+        (work["joined"], "duplicates, scored once"),
+        (work["same"], "read again and found to be the same"),
+        (sum(inputs["ignored"].values()), f"other files ({', '.join(sorted(inputs['ignored']))})"),
+    ]
+    for count, note in notes:
+        if count:
+            console.print(f"{count:,} {note}")
+    if work["rows"]:
+        console.print(_stages(manifest))
+    console.print(f"Output: {out} (run {manifest['run']})", soft_wrap=True)
+
+
+def _stages(manifest: dict[str, Any]) -> Table:
+    """Per stage: what one worker does a second, how many work at once, and how busy they were."""
+    work, plan, seconds = manifest["work"], manifest["plan"], manifest["seconds"]
+    table = Table(caption=f"{work['rows'] / seconds:,.1f} images/s over {_duration(seconds)}", caption_justify="left")
+    for column in ("stage", "images/s per worker", "workers", "busy"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    stages = [
+        ("fetch (in parallel)", work["rows"], work["fetch_s"], plan["loaders"] * 16),
+        ("decode and crop", work["rows"], work["decode_s"], plan["loaders"]),
+        ("score", work["scored"], work["score_s"], plan["scorers"]),
+    ]
+    busy = {name: spent / (workers * seconds) for name, _, spent, workers in stages}
+    slowest = max(busy, key=lambda name: busy[name])
+    for name, count, spent, workers in stages:
+        rate = f"{count / spent:,.1f}" if spent else "-"
+        mark = "  <- bottleneck" if name == slowest else ""
+        table.add_row(name, rate, str(workers), f"{busy[name]:.0%}{mark}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,140 @@
+"""The one actor of a run that knows which inputs there are: lists the source, answers what is new, commits at the end.
+
+It lives on the driver's node and dies with the run. Shards are spooled on its disk and numbered, so that a task which
+asks again gets the same ones, and listing never waits for scoring.
+"""
+
+import itertools
+import json
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.commit import Commit
+from pipelines.index import Counts, Index, digest
+from pipelines.items import Entry, Shard, version_digest
+from pipelines.ledger import Ledger
+from pipelines.sources import SHARD_INPUTS, open_source
+from pipelines.storage import open_folder
+
+_LISTED_AT_ONCE = 1000
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a run is asked to do, as far as inputs and output are concerned."""
+
+    run: str
+    src: str
+    out: str
+    model_id: str
+    ids: str | None = None
+    column: str | None = None
+    limit: int | None = None
+    allow_http: bool = False
+    rescore: bool = False
+
+
+class Progress(NamedTuple):
+    """How far the listing is."""
+
+    counts: Counts
+    listing: bool  # still going on
+    ignored: dict[str, int]  # files that are no inputs, by suffix
+
+
+class Coordinator:
+    """Becomes a Ray actor in pipelines.score; nothing here knows of Ray."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._source = open_source(request.src, ids=request.ids, column=request.column, allow_http=request.allow_http)
+        self._ledger = Ledger(open_folder(request.out), model_id=request.model_id, rescore=request.rescore)
+        self._scratch = tempfile.TemporaryDirectory(prefix="radet-index-")
+        self._index = Index(Path(self._scratch.name) / "index.sqlite", limit=request.limit)
+        self._shards = 0
+        self._finished = threading.Event()
+        self._listed_more = threading.Condition()
+        self._failure: BaseException | None = None
+
+    def start(self) -> dict[str, int]:
+        """Tidy the output, take up what is done, and begin to list."""
+        orphans = self._ledger.clean()
+        self._ledger.fill(self._index)
+        threading.Thread(target=self._list, daemon=True, name="listing").start()
+        return {"orphans_removed": orphans, "staged": self._index.expected}
+
+    def shards(self, first: int, count: int) -> list[tuple[int, str]]:
+        """Up to `count` shards from number `first` on; waits for the listing; an empty answer is the end."""
+        while True:
+            finished = self._finished.is_set()  # before the look, so that the last shard is not missed
+            payloads = self._index.shards(first, count)
+            if self._failure is not None:
+                raise self._failure
+            if payloads or finished:
+                return list(enumerate(payloads, first))
+            with self._listed_more:
+                self._listed_more.wait(_POLL_S)
+
+    def admit(self, shard: int, first: int, inputs: Sequence[tuple[bytes, bytes | None]]) -> list[bool]:
+        return self._index.admit((shard + 1 << 32) + first, inputs)
+
+    def claim(self, inputs: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        return self._index.claim(inputs)
+
+    def finish_container(self, name: str, version: str, inputs: int) -> None:
+        """A container was read to its end: as long as its version stays, later runs need not open it."""
+        if not self._index.limit_reached:
+            self._index.finish_container(digest("container", name), digest(version), inputs)
+
+    def progress(self) -> Progress:
+        return Progress(self._index.counts(), not self._finished.is_set(), dict(self._source.ignored))
+
+    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of the run, now committed.
+
+        Raises:
+            IncompleteError: rows and inputs do not add up; nothing is committed.
+        """
+        return Commit(self._ledger, self._index, self._request.run).write(facts)
+
+    def _list(self) -> None:
+        try:
+            for shard in itertools.chain(self._file_shards(), self._container_shards()):
+                self._index.add_shard(self._shards, json.dumps(shard))
+                self._shards += 1
+                with self._listed_more:
+                    self._listed_more.notify_all()
+                if self._index.limit_reached:
+                    break
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for shards
+            traceback.print_exc()
+            self._failure = error
+        self._finished.set()
+
+    def _file_shards(self) -> Iterator[Shard]:
+        """Entries whose versions are known are admitted while listing: what is done costs no task."""
+        pending: list[Entry] = []
+        entries, place = self._source.entries(), 0
+        while batch := list(itertools.islice(entries, _LISTED_AT_ONCE)):
+            new = self._index.admit(place, [(entry.key, version_digest(entry.version)) for entry in batch])
+            pending += itertools.compress(batch, new)
+            place += len(batch)
+            while len(pending) >= SHARD_INPUTS:
+                yield Shard("files", {"entries": pending[:SHARD_INPUTS]})
+                pending = pending[SHARD_INPUTS:]
+            if self._index.limit_reached:
+                break
+        if pending:
+            yield Shard("files", {"entries": pending})
+
+    def _container_shards(self) -> Iterator[Shard]:
+        for shard in self._source.shards():
+            name, version = shard.container
+            if version is None or not self._index.skip_container(digest("container", name), digest(version)):
+                yield shard

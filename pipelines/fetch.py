@@ -1,0 +1,107 @@
+"""Bytes of one input, wherever it lies: a local file, an S3 object, a web page. Batch and online share it."""
+
+import errno
+import os
+import stat
+from dataclasses import replace
+from typing import NamedTuple
+
+from pipelines import s3
+from pipelines.http import HttpPolicy, HttpReader
+from radet.errors import FetchError, ImageError
+
+MAX_BYTES = 64 << 20
+
+
+class Source(NamedTuple):
+    """What can be said of an input without reading it."""
+
+    size: int | None  # bytes
+    version: str | None  # changes when the content may have: etag, or size and modification time
+
+
+class Fetcher:
+    """Thread-safe. HTTP is refused unless it is allowed; see pipelines.http for what it then still refuses."""
+
+    def __init__(self, *, allow_http: bool, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._http = HttpReader(replace(HttpPolicy.from_environment(), max_bytes=max_bytes)) if allow_http else None
+
+    def look(self, location: str) -> Source:
+        """Size and version of a local file or an S3 object; both unknown for a URL.
+
+        Raises:
+            FetchError, ImageError
+        """
+        if is_http(location):
+            return Source(None, None)
+        if location.startswith("s3://"):
+            item = s3.head(location)
+            return Source(item.size, object_version(item))
+        with _errors(location):
+            status = os.stat(location)
+        return Source(status.st_size, file_version(status))
+
+    def read(self, location: str) -> bytes:
+        """All bytes, up to the cap.
+
+        Raises:
+            FetchError, ImageError
+        """
+        if is_http(location):
+            if self._http is None:
+                raise FetchError("blocked_address", "reading from the web is off: allow it with --allow-http")
+            return self._http.read(location)
+        if location.startswith("s3://"):
+            return s3.get(location, max_bytes=self._max_bytes)
+        return self._read_file(location)
+
+    def _read_file(self, path: str) -> bytes:
+        with _errors(path):
+            # Non-blocking, so that a named pipe is refused below instead of waited for.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                mode = os.fstat(descriptor).st_mode
+                if not stat.S_ISREG(mode):
+                    raise ImageError("not_an_image", "a directory" if stat.S_ISDIR(mode) else "not a regular file")
+                data = file.read(self._max_bytes + 1)
+        if len(data) > self._max_bytes:
+            raise FetchError("too_large_bytes", f"over the cap of {self._max_bytes:,} bytes")
+        return data
+
+
+def is_http(location: str) -> bool:
+    return location[:8].lower().startswith(("http://", "https://"))
+
+
+def file_version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def object_version(item: s3.Object) -> str:
+    return f"{item.size}-{item.etag}"
+
+
+class _errors:  # noqa: N801 - reads as the statement it stands for; a generator would cost more than the read
+    """OSError as FetchError."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in (
+            errno.ELOOP,
+            errno.ENAMETOOLONG,
+        ):
+            raise FetchError("not_found", f"no such file: {error.strerror}") from error
+        if isinstance(error, PermissionError):
+            raise FetchError("forbidden", "no permission to read the file") from error
+        if isinstance(error, IsADirectoryError):
+            raise ImageError("not_an_image", "a directory") from error
+        # What is left is the disk's or the network filesystem's fault (EIO, ESTALE ...).
+        raise FetchError("unreachable", f"could not be read: {error.strerror}") from error

@@ -1,0 +1,88 @@
+"""Files under a folder or an S3 prefix, one at a time: a listing is never held as a whole."""
+
+import os
+from collections.abc import Iterator
+
+from pipelines import s3
+from pipelines.fetch import file_version, object_version
+from pipelines.items import Entry, display, has_image_suffix
+from radet.errors import ConfigError, FetchError
+
+
+def walk(root: str) -> Iterator[Entry]:
+    """Every file below `root` (recursive), or `root` itself if it is one file.
+
+    A folder that cannot be listed, and one that is named like an image, are entries too: reading them says why they are
+    no pictures, and nothing is passed over in silence. Links to folders are not followed.
+
+    Raises:
+        ConfigError: there is nothing of that name, or it may not be listed.
+    """
+    if not root.startswith("s3://"):
+        path = os.path.abspath(os.path.expanduser(root))
+        if not os.path.exists(path):
+            raise ConfigError(f"no such file or folder: {root}")
+        return _walk_folder(path) if os.path.isdir(path) else iter([_file(path)])
+    if not s3.split(root)[0]:
+        raise ConfigError(f"{root} names no bucket: write s3://bucket/prefix")
+    try:
+        return _walk_prefix(root)
+    except FetchError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _walk_folder(root: str) -> Iterator[Entry]:
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as listing:
+                for item in listing:
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(item.path)
+                        if has_image_suffix(item.name):
+                            yield _entry(item.path)
+                    else:
+                        yield _file(item.path)
+        except OSError:
+            yield _entry(folder)
+
+
+def _file(path: str) -> Entry:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _entry(path)  # reading it will say why
+    return _entry(path, file_version(status), status.st_size)
+
+
+def _entry(location: str, version: str | None = None, size: int | None = None) -> Entry:
+    uri = display(location)
+    return Entry(uri, uri, location, version, size)
+
+
+def _walk_prefix(url: str) -> Iterator[Entry]:
+    """`s3://bucket/a` is the object `a`, else the folder `a/`, else every key that starts with `a`."""
+    bucket, key = s3.split(url)
+    if key and not key.endswith("/"):
+        try:
+            item = s3.head(url)
+        except FetchError as error:
+            if error.code != "not_found":
+                raise
+        else:
+            return iter([_entry(url, object_version(item), item.size)])
+        if _any_under(bucket, key + "/"):
+            key += "/"
+    if not _any_under(bucket, key):
+        raise ConfigError(f"nothing under {url}")
+    return (
+        _entry(f"s3://{bucket}/{item.key}", object_version(item), item.size)
+        for page in s3.pages(bucket, key)
+        for item in page
+        if not item.key.endswith("/")  # a folder marker, not an object of its own
+    )
+
+
+def _any_under(bucket: str, prefix: str) -> bool:
+    return any(s3.pages(bucket, prefix, limit=1))

@@ -1,0 +1,147 @@
+"""S3, through one botocore client per process.
+
+Endpoint, region and credentials come from the standard AWS places (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
+profiles, instance roles). botocore is used rather than a filesystem layer because the pipeline needs three things that
+such layers hide: listing a page at a time, conditional PUTs, and an object's ETag together with its bytes. It retries
+throttling and 5xx by itself, with backoff; what is raised here has already been retried.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import IO, Any, NamedTuple
+
+import botocore.config
+import botocore.exceptions
+import botocore.session
+
+from radet.errors import FetchError
+
+_FORBIDDEN = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+_CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+class Object(NamedTuple):
+    """One listed object."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+
+
+class PreconditionError(Exception):
+    """A conditional PUT found another state than the one it required."""
+
+
+@lru_cache(maxsize=1)
+def client() -> Any:
+    """This process's S3 client; thread-safe."""
+    session = botocore.session.get_session()
+    return session.create_client(
+        "s3",
+        region_name=session.get_config_variable("region") or "us-east-1",
+        config=botocore.config.Config(
+            retries={"mode": "standard", "max_attempts": 8},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=64,
+            # Many S3-compatible servers do not know the newer default checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def split(url: str) -> tuple[str, str]:
+    """`s3://bucket/a/b` -> (`bucket`, `a/b`). Keys are taken as they are, never unescaped."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """botocore's exceptions as FetchError (or PreconditionError)."""
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        detail = error.response.get("Error", {})
+        code = str(detail.get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _CONFLICT:
+            raise PreconditionError(what) from error
+        message = f"S3 answered {code or status} for {what}: {detail.get('Message') or 'no message'}"
+        if code in _FORBIDDEN or status in (401, 403):
+            raise FetchError("forbidden", message) from error
+        if code in _NOT_FOUND or status == 404:
+            raise FetchError("not_found", message) from error
+        raise FetchError("http_status", message, transient=status == 429 or status >= 500) from error
+    except botocore.exceptions.NoCredentialsError as error:
+        mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role"
+        raise FetchError("forbidden", f"no S3 credentials for {what}: {mend}") from error
+    except (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError) as error:
+        raise FetchError("timeout", f"S3 did not answer in time for {what}") from error
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:
+        raise FetchError("unreachable", f"S3 could not be reached for {what}: {error}") from error
+
+
+def pages(bucket: str, prefix: str, *, limit: int | None = None) -> Iterator[list[Object]]:
+    """The objects under a prefix, a page (<= 1000) at a time; never the whole listing at once."""
+    paginator = client().get_paginator("list_objects_v2")
+    config = {} if limit is None else {"PageSize": limit, "MaxItems": limit}
+    with _errors(f"s3://{bucket}/{prefix}"):
+        for page in paginator.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=config):
+            yield [Object(o["Key"], o["Size"], o["ETag"].strip('"')) for o in page.get("Contents", [])]
+
+
+def head(url: str) -> Object:
+    """Size and ETag of one object."""
+    bucket, key = split(url)
+    with _errors(url):
+        answer = client().head_object(Bucket=bucket, Key=key)
+    return Object(key, answer["ContentLength"], answer["ETag"].strip('"'))
+
+
+def get(url: str, *, max_bytes: int | None = None) -> bytes:
+    """The object's bytes.
+
+    Raises:
+        FetchError: also `too_large_bytes`, judged by the announced length before reading.
+    """
+    bucket, key = split(url)
+    with _errors(url):
+        answer = client().get_object(Bucket=bucket, Key=key)
+        with answer["Body"] as body:
+            if max_bytes is not None and answer["ContentLength"] > max_bytes:
+                message = f"{answer['ContentLength']:,} bytes, over the cap of {max_bytes:,}"
+                raise FetchError("too_large_bytes", message)
+            data: bytes = body.read()
+    return data
+
+
+def put(url: str, data: bytes | IO[bytes], *, only_if_absent: bool = False, only_if_etag: str | None = None) -> str:
+    """Write one object in one request (readers see all of it or nothing); returns its ETag.
+
+    Raises:
+        PreconditionError: the condition did not hold.
+    """
+    bucket, key = split(url)
+    condition: dict[str, str] = {}
+    if only_if_absent:
+        condition["IfNoneMatch"] = "*"
+    if only_if_etag is not None:
+        condition["IfMatch"] = only_if_etag
+    with _errors(url):
+        answer = client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+    return str(answer["ETag"]).strip('"')
+
+
+def delete(bucket: str, keys: list[str]) -> None:
+    """Delete objects; those that are gone already are no error."""
+    for start in range(0, len(keys), 1000):
+        batch = [{"Key": key} for key in keys[start : start + 1000]]
+        with _errors(f"s3://{bucket}"):
+            answer = client().delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+        if answer.get("Errors"):
+            first = answer["Errors"][0]
+            raise FetchError("http_status", f"S3 did not delete {first.get('Key')}: {first.get('Message')}")

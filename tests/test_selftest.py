@@ -1,0 +1,90 @@
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from radet import Detector, ModelError
+from radet.config import DetectorConfig, resolve
+from radet.selftest import MAX_FLOOR, drift_floor, pictures, selftest, write_golden
+
+LITE = resolve("radet-lite")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_bundled_detector_passes_in_both_precisions(precision):
+    detector = Detector.from_pretrained("radet-lite", precision=precision)
+    report = selftest(detector)
+    assert report.model_id == detector.model_id
+    assert report.precision == precision
+    assert report.device == "cpu"
+    assert 0 <= report.floor_share < MAX_FLOOR
+    assert report.golden_error < 0.2
+    assert report.floor_share == pytest.approx(report.floor / detector.config.reference.median_drift)
+
+
+def test_pictures_are_the_pinned_ones_and_not_trivial():
+    found = pictures(224)
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == "PIN"
+    assert found.shape == (4, 224, 224, 3)
+    assert all(len(np.unique(picture)) > 100 for picture in found)
+
+
+def copied(tmp_path, change):
+    folder = Path(shutil.copytree(LITE, tmp_path / "copy"))
+    change(folder)
+    return Detector.from_pretrained(folder)
+
+
+def test_changed_tensors_are_found_out(tmp_path):
+    def tamper(folder):
+        state = load_file(folder / "model.safetensors")
+        state["covariance.values_K"] *= 1.1
+        save_file(state, folder / "model.safetensors")
+
+    with pytest.raises(ModelError, match="golden") as caught:
+        selftest(copied(tmp_path, tamper), batches=())
+    assert caught.value.code == "numeric_selftest_failed"
+
+
+def test_a_changed_probe_is_found_out(tmp_path):
+    def tamper(folder):
+        config = DetectorConfig.read(folder)
+        (folder / "config.json").write_text(replace(config, probe=replace(config.probe, seed=1)).to_json())
+
+    with pytest.raises(ModelError, match="golden"):
+        selftest(copied(tmp_path, tamper), batches=())
+
+
+def test_rounding_as_large_as_the_drift_is_refused(tmp_path):
+    """A reference so small that bf16's rounding is more than 1 % of it: that precision is no use there."""
+    bf16 = Detector.from_pretrained("radet-lite", precision="bf16")
+    floor = drift_floor(bf16)
+    assert floor > 0
+
+    bf16.config = replace(bf16.config, reference=replace(bf16.config.reference, median_drift=floor * 50))
+    with pytest.raises(ModelError, match="use precision fp32") as caught:
+        selftest(bf16)
+    assert caught.value.code == "numeric_selftest_failed"
+
+
+def test_a_checkpoint_without_golden_scores_says_so(tmp_path):
+    detector = copied(tmp_path, lambda folder: (folder / "golden.json").unlink())
+    with pytest.raises(ModelError, match=r"golden\.json") as caught:
+        selftest(detector)
+    assert caught.value.code == "weights_missing"
+    write_golden(detector, detector.folder)
+    assert json.loads((detector.folder / "golden.json").read_text()).keys() >= {"logit", "drift_cosine"}
+    assert selftest(detector, batches=()).golden_error < 1e-6
+
+
+def test_the_floor_sees_an_encoder_that_depends_on_the_batch():
+    """Batch statistics, the classic mistake: embeddings then depend on the neighbours."""
+    detector = Detector.from_pretrained("radet-lite")
+    torch.nn.Module.train(detector.encoder.tower, True)
+    assert drift_floor(detector, batches=(7,)) > 1e-3
