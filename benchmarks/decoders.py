@@ -3,9 +3,9 @@
     python benchmarks/decoders.py [--out benchmarks/results/decoders.json]
 
 Every candidate turns the same bytes into the same crop (shorter side 256, centre 224) on one thread of a process of its
-own. Reported: images per CPU-second (best of several rounds, spread over the run); memory that its imports add to an interpreter with numpy,
-all and private (the rest is shared by the processes of a machine); peak memory while it decodes; and the difference to
-Pillow's bicubic in levels of 255. Candidates whose library is not installed are left out
+own. Reported: images per CPU-second (best of several rounds, spread over the run); memory that its imports add to an
+interpreter with numpy, all and private (the rest is shared by the processes of a machine); peak memory while it
+decodes; and the difference to Pillow's bicubic in levels of 255. Candidates whose library is not installed are left out
 (pip install opencv-python-headless torchcodec).
 """
 # ruff: noqa: PLC0415  a candidate imports its libraries itself: their memory is part of the result
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 SIZES = {"500x400": 60, "1600x1200": 10, "4000x3000": 3}  # width x height: images a round
-PASSES, ROUNDS = 4, 3
+PASSES, ROUNDS = 3, 3
 RESIZE, CROP = 256, 224
 RATE = "images_per_cpu_second"
 
@@ -88,7 +88,7 @@ def torch_resize() -> Callable[[np.ndarray, int, int], np.ndarray]:
     warnings.simplefilter("ignore")  # read-only arrays
 
     def resize(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-        x_1CHW = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+        x_1CHW = torch.from_numpy(rgb)[None].permute(0, 3, 1, 2)
         y_1CHW = torch.nn.functional.interpolate(x_1CHW, (height, width), mode="bicubic", antialias=True)
         return y_1CHW[0].permute(1, 2, 0).numpy()
 

@@ -19,6 +19,15 @@ def open_file(location: str) -> pq.ParquetFile:
     return pq.ParquetFile(s3fs.S3FileSystem().open(location, "rb") if location.startswith("s3://") else location)
 
 
+def is_readable(location: str) -> bool:
+    """Whether it is a Parquet file at all; one that is not is a row with a status, wherever it stands."""
+    try:
+        open_file(location).close()
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def choose_columns(location: str, *, ids: str | None, column: str | None) -> dict[str, str | None]:
     """The columns to read: `bytes` (null where there are only uris) and `uri` (null where there is none).
 
@@ -27,11 +36,8 @@ def choose_columns(location: str, *, ids: str | None, column: str | None) -> dic
     Raises:
         ConfigError
     """
-    try:
-        with open_file(location) as file:
-            schema = file.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{location} is not a readable Parquet file: {error}") from error
+    with open_file(location) as file:
+        schema = file.schema_arrow
     if ids is not None and ids not in schema.names:
         raise ConfigError(f"{location} has no column {ids!r}: it has {', '.join(map(repr, schema.names))}")
     binary = [field.name for field in schema if _holds_bytes(field.type)]

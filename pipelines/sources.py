@@ -150,9 +150,12 @@ class Containers:
         self._kind = kind
         self._options: dict[str, Any] = {"ids": ids}
         if kind == "parquet":
-            self._options |= parquet.choose_columns(next(iter(self._files())).location, ids=ids, column=column)
+            first = next((file.location for file in self._files() if parquet.is_readable(file.location)), None)
+            if first is None:
+                raise ConfigError(f"{root} holds no Parquet file that can be read")
+            self._options |= parquet.choose_columns(first, ids=ids, column=column)
             if self._options["bytes"] is None and not allow_http:
-                parquet.refuse_http(next(iter(self._files())).location, self._options["uri"])
+                parquet.refuse_http(first, self._options["uri"])
         elif column is not None:
             raise ConfigError(f"{root} holds tars: --column goes with Parquet or a manifest")
 

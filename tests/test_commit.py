@@ -1,0 +1,231 @@
+"""The commit, interrupted before and after every single storage operation, on local disk and on S3."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.commit import Commit, IncompleteError
+from pipelines.index import Index, digest
+from pipelines.ledger import Ledger, new_run_id
+from pipelines.schema import JOIN, SAME, SCORED, STAGED
+from pipelines.sink import read_scores
+from pipelines.storage import open_folder
+from radet.errors import ConfigError
+
+from .conftest import S3Server
+
+V = digest("v")
+
+
+def sha(content: str) -> str:
+    return (content * 64)[:64]
+
+
+def row(name: str, content: str, kind: int = SCORED, **more: Any) -> dict[str, Any]:
+    scored = kind == SCORED
+    return {
+        "id": name,
+        "uri": name,
+        "sha256": sha(content),
+        "status": "ok",
+        "model_id": "m",
+        "scored_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "logit": float(int(content, 16)) if scored else None,
+        "_key": digest(name, name),
+        "_version": V,
+        "_kind": kind,
+        "_retry": False,
+        **more,
+    }
+
+
+def block(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=STAGED)
+
+
+def open_run(url: str, scratch: Path, names: list[str]) -> tuple[Ledger, Index, str]:
+    """A run that has listed `names` and is about to commit."""
+    run = new_run_id()
+    ledger = Ledger(open_folder(url), model_id="m", rescore=False)
+    ledger.clean()
+    index = Index(scratch / run)
+    ledger.fill(index)
+    index.admit(0, [(digest(name, name), V) for name in names])
+    return ledger, index, run
+
+
+def rows_of(url: str) -> dict[str, float]:
+    table = read_scores(url, verify=True)
+    assert len(set(table["id"].to_pylist())) == table.num_rows
+    return dict(zip(table["id"].to_pylist(), table["logit"].to_pylist(), strict=True))
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Fresh output places."""
+    if request.param == "local":
+        return (str(tmp_path / f"out{n}") for n in itertools.count())
+    server: S3Server = request.getfixturevalue("s3")
+    return (server.url(f"commit/{new_run_id()}-{n}") for n in itertools.count())
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def crash_at(folder: Any, step: int, when: str) -> None:
+    """Make a folder's `step`-th change of the storage the last, before or after it takes effect."""
+    steps = itertools.count()
+
+    def wrap(operation: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            mine = next(steps)
+            if mine == step and when == "before":
+                raise Crash
+            if mine <= step:
+                operation(*args)
+            if mine >= step:
+                raise Crash
+
+        return run
+
+    for name in ("write", "upload", "delete"):
+        setattr(folder, name, wrap(getattr(folder, name)))
+
+
+STAGED_ROWS = [row("a", "1"), row("b", "2"), row("c", "1", JOIN), row("d", "3")]
+EXPECTED = {"a": 1.0, "b": 2.0, "c": 1.0, "d": 3.0}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_that_dies_at_any_step_is_finished_by_the_next_run(urls: Iterator[str], tmp_path: Path, when: str) -> None:
+    for step in itertools.count():
+        url = next(urls)
+        ledger, index, run = open_run(url, tmp_path, list("abcd"))
+        ledger.stage(run, block(*STAGED_ROWS[:2]))
+        ledger.stage(run, block(*STAGED_ROWS[2:]))
+        crash_at(ledger.folder, step, when)
+        try:
+            Commit(ledger, index, run).write({})
+            died = False
+        except Crash:
+            died = True
+        ledger, index, run = open_run(url, tmp_path, list("abcd"))
+        assert index.counts().new == 0, "committed or staged work would be done again"
+        Commit(ledger, index, run).write({})
+        assert rows_of(url) == EXPECTED
+        left = {item.name.partition("/")[0] for item in ledger.folder.list("")}
+        assert left == {"parts", "_runs"}, "nothing staged is left"
+        listed = {p["name"] for m in ledger.manifests() for p in m["parts"]} | {m["index"]["name"] for m in ledger.manifests()}
+        manifests = {item.name for item in ledger.folder.list("_runs/") if item.name.endswith(".json")}
+        assert {item.name for item in ledger.folder.list("")} == listed | manifests, "nothing orphaned is left"
+        if not died:
+            break
+    assert step == 4, "part, index, manifest, staged blocks: four changes"
+
+
+def test_parts_without_a_manifest_are_not_read_and_are_removed(urls: Iterator[str], tmp_path: Path) -> None:
+    url = next(urls)
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    Commit(ledger, index, run).write({})
+    ledger.folder.write("parts/20200101T000000000000Z-dead00-00000.parquet", b"half a part")
+    assert rows_of(url) == {"a": 1.0}
+    assert ledger.clean() == 1
+    assert ledger.clean() == 0
+
+
+def test_an_input_staged_twice_is_one_row_and_the_later_run_wins(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, _, first = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(first, block(row("a", "1"), row("b", "2")))
+    ledger, index, second = open_run(url, tmp_path, [])
+    index.admit(0, [(digest("a", "a"), digest("changed"))])
+    ledger.stage(second, block(row("a", "5"), row("a", "5")))
+    Commit(ledger, index, second).write({})
+    assert rows_of(url) == {"a": 5.0, "b": 2.0}
+
+
+def test_a_join_gives_way_to_the_row_that_was_scored_for_the_same_input(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    ledger.stage(run, block(row("a", "1", JOIN)))
+    Commit(ledger, index, run).write({})
+    assert rows_of(url) == {"a": 1.0}
+
+
+def test_nothing_is_committed_while_an_input_has_no_row(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, run = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(run, block(row("a", "1")))
+    with pytest.raises(IncompleteError, match="2 inputs but 1 rows"):
+        Commit(ledger, index, run).write({})
+    with pytest.raises(ConfigError, match="no committed run"):
+        read_scores(url)
+    assert len(ledger.staged()) == 1
+
+
+def test_duplicates_of_earlier_nights_take_their_score_from_there(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "7")))
+    Commit(ledger, index, run).write({})
+    ledger, index, run = open_run(url, tmp_path, ["a", "z"])
+    assert index.counts().new == 1
+    ledger.stage(run, block(row("z", "7", JOIN)))
+    manifest = Commit(ledger, index, run).write({})
+    assert manifest["statuses"] == {"ok": 1}
+    assert rows_of(url) == {"a": 7.0, "z": 7.0}
+
+
+def test_an_input_that_turned_out_the_same_gives_no_row_and_is_settled(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "7")))
+    Commit(ledger, index, run).write({})
+    ledger, index, run = open_run(url, tmp_path, [])
+    touched = digest("touched")
+    assert index.admit(0, [(digest("a", "a"), touched)]) == [True]
+    ledger.stage(run, block(row("a", "7", SAME, _version=touched)))
+    assert Commit(ledger, index, run).write({})["rows"] == 0
+    assert read_scores(url, history=True).num_rows == 1
+    _, index, _ = open_run(url, tmp_path, [])
+    assert index.admit(0, [(digest("a", "a"), touched)]) == [False]
+
+
+def test_a_changed_input_has_its_latest_row_and_a_history(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    for content, version in (("1", "v1"), ("2", "v2")):
+        ledger, index, run = open_run(url, tmp_path, [])
+        index.admit(0, [(digest("a", "a"), digest(version))])
+        ledger.stage(run, block(row("a", content, _version=digest(version))))
+        Commit(ledger, index, run).write({})
+    assert rows_of(url) == {"a": 2.0}
+    assert read_scores(url, history=True)["logit"].to_pylist() == [1.0, 2.0]
+
+
+def test_a_damaged_part_is_found_by_its_checksum(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    manifest = Commit(ledger, index, run).write({})
+    part = tmp_path / "out" / manifest["parts"][0]["name"]
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    with pytest.raises(ConfigError, match="damaged"):
+        read_scores(url, verify=True)
+
+
+def test_staged_rows_of_another_model_are_neither_used_nor_lost(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, _, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    other = Ledger(open_folder(url), model_id="n", rescore=False)
+    other.clean()
+    assert other.staged() == []
+    assert len(ledger.staged()) == 1

@@ -1,0 +1,77 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.items import is_image_name, resolve
+from pipelines.listing import walk
+from radet.errors import ConfigError
+
+
+def uris(root: str) -> set[str]:
+    return {entry.uri for entry in walk(root)}
+
+
+def test_a_folder_is_walked_whatever_its_names(tmp_path: Path) -> None:
+    names = ["a.jpg", "with space #1 100%.png", "caf\u00e9 \u6f22\u5b57.webp", "line\nbreak.gif", "deep/er/b.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert uris(str(tmp_path)) == {str(tmp_path / name) for name in names}
+
+
+def test_a_name_that_is_not_utf8_is_escaped_in_the_uri_and_still_readable(tmp_path: Path) -> None:
+    raw = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")
+    with open(raw, "wb") as file:
+        file.write(b"x")
+    (entry,) = walk(str(tmp_path))
+    assert entry.uri.endswith("caf\\xe9.jpg")
+    assert os.path.exists(entry.location)
+
+
+def test_the_version_changes_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"one")
+    (before,) = walk(str(tmp_path))
+    os.utime(file, ns=(1, 1))
+    (after,) = walk(str(tmp_path))
+    assert before.version != after.version
+    assert before.key == after.key
+
+
+def test_a_folder_named_like_an_image_and_a_dangling_link_are_entries(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "folder.jpg" / "inside.png").write_bytes(b"x")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    assert uris(str(tmp_path)) == {
+        str(tmp_path / name) for name in ("folder.jpg", "folder.jpg/inside.png", "gone.jpg")
+    }
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert {entry.uri for entry in walk(str(tmp_path)) if is_image_name(entry.uri) and entry.size} >= {
+        str(tmp_path / "a.jpg")
+    }
+    assert len(list(walk(str(tmp_path)))) == 2
+
+
+def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        walk(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.JPG", True), ("b.jpeg", True), ("0a1b2c", True), ("c.txt", False), ("d.tar", False), (".hidden", True)],
+)
+def test_image_names(name: str, expected: bool) -> None:
+    assert is_image_name(f"/x.y/{name}") is expected
+
+
+def test_uris_are_resolved_against_the_manifest() -> None:
+    assert resolve("a/b.jpg", "/data/list.csv") == "/data/a/b.jpg"
+    assert resolve("b.jpg", "s3://bucket/x/list.csv") == "s3://bucket/x/b.jpg"
+    assert resolve("s3://other/k", "/data/list.csv") == "s3://other/k"
+    assert resolve("file:///a%20b.jpg", "/data/list.csv") == "/a b.jpg"
