@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.models import models
 from radet.errors import RadetError
 
 app = typer.Typer(
@@ -17,9 +18,7 @@ app = typer.Typer(
 _console = Console(stderr=True, highlight=False)
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps `score` a subcommand."""
+app.add_typer(models, name="models")
 
 
 @app.command()

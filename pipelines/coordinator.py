@@ -18,7 +18,7 @@ from pipelines.commit import Commit
 from pipelines.index import Counts, Index, digest
 from pipelines.items import Entry, Shard, version_digest
 from pipelines.ledger import Ledger
-from pipelines.sources import SHARD_INPUTS, open_source
+from pipelines.sources import Source, open_source
 from pipelines.storage import open_folder
 
 _LISTED_AT_ONCE = 1000
@@ -33,6 +33,7 @@ class Request:
     src: str
     out: str
     model_id: str
+    block: int  # inputs per staged block: what a crash can cost a worker
     ids: str | None = None
     column: str | None = None
     limit: int | None = None
@@ -52,11 +53,12 @@ class Coordinator:
     """Becomes a Ray actor in pipelines.score; nothing here knows of Ray."""
 
     def __init__(self, request: Request) -> None:
+        # Nothing that can fail: an actor that dies in its constructor cannot say why.
         self._request = request
-        self._source = open_source(request.src, ids=request.ids, column=request.column, allow_http=request.allow_http)
         self._ledger = Ledger(open_folder(request.out), model_id=request.model_id, rescore=request.rescore)
         self._scratch = tempfile.TemporaryDirectory(prefix="radet-index-")
         self._index = Index(Path(self._scratch.name) / "index.sqlite", limit=request.limit)
+        self._source: Source | None = None
         self._shards = 0
         self._finished = threading.Event()
         self._listed_more = threading.Condition()
@@ -64,9 +66,11 @@ class Coordinator:
 
     def start(self) -> dict[str, int]:
         """Tidy the output, take up what is done, and begin to list."""
+        request = self._request
+        self._source = open_source(request.src, ids=request.ids, column=request.column, allow_http=request.allow_http)
         orphans = self._ledger.clean()
         self._ledger.fill(self._index)
-        threading.Thread(target=self._list, daemon=True, name="listing").start()
+        threading.Thread(target=self._list, args=(self._source,), daemon=True, name="listing").start()
         return {"orphans_removed": orphans, "staged": self._index.expected}
 
     def shards(self, first: int, count: int) -> list[tuple[int, str]]:
@@ -93,7 +97,9 @@ class Coordinator:
             self._index.finish_container(digest("container", name), digest(version), inputs)
 
     def progress(self) -> Progress:
-        return Progress(self._index.counts(), not self._finished.is_set(), dict(self._source.ignored))
+        return Progress(
+            self._index.counts(), not self._finished.is_set(), dict(self._source.ignored) if self._source else {}
+        )
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The manifest of the run, now committed.
@@ -103,9 +109,9 @@ class Coordinator:
         """
         return Commit(self._ledger, self._index, self._request.run).write(facts)
 
-    def _list(self) -> None:
+    def _list(self, source: Source) -> None:
         try:
-            for shard in itertools.chain(self._file_shards(), self._container_shards()):
+            for shard in itertools.chain(self._file_shards(source), self._container_shards(source)):
                 self._index.add_shard(self._shards, json.dumps(shard))
                 self._shards += 1
                 with self._listed_more:
@@ -117,24 +123,24 @@ class Coordinator:
             self._failure = error
         self._finished.set()
 
-    def _file_shards(self) -> Iterator[Shard]:
+    def _file_shards(self, source: Source) -> Iterator[Shard]:
         """Entries whose versions are known are admitted while listing: what is done costs no task."""
         pending: list[Entry] = []
-        entries, place = self._source.entries(), 0
+        entries, place = source.entries(), 0
         while batch := list(itertools.islice(entries, _LISTED_AT_ONCE)):
             new = self._index.admit(place, [(entry.key, version_digest(entry.version)) for entry in batch])
             pending += itertools.compress(batch, new)
             place += len(batch)
-            while len(pending) >= SHARD_INPUTS:
-                yield Shard("files", {"entries": pending[:SHARD_INPUTS]})
-                pending = pending[SHARD_INPUTS:]
+            while len(pending) >= self._request.block:
+                yield Shard("files", {"entries": pending[: self._request.block]})
+                pending = pending[self._request.block :]
             if self._index.limit_reached:
                 break
         if pending:
             yield Shard("files", {"entries": pending})
 
-    def _container_shards(self) -> Iterator[Shard]:
-        for shard in self._source.shards():
+    def _container_shards(self, source: Source) -> Iterator[Shard]:
+        for shard in source.shards(self._request.block):
             name, version = shard.container
             if version is None or not self._index.skip_container(digest("container", name), digest(version)):
                 yield shard

@@ -20,7 +20,6 @@ from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
 from pipelines.items import Item, Shard, version_digest
 from pipelines.schema import LOADED, SCORED, pack
-from pipelines.sources import SHARD_INPUTS
 from radet.crop import CropPolicy
 from radet.errors import FetchError, ImageError
 from radet.images import Limits, decode_picture, read_header
@@ -47,6 +46,7 @@ class Loader:
     desk: Desk
     policy: CropPolicy
     allow_http: bool
+    block: int
 
     def load(self, number: int, payload: str) -> Iterator[pa.Table]:
         """The new inputs of a shard, as LOADED tables packed into one row each."""
@@ -64,9 +64,9 @@ class Loader:
 
     def _items(self, shard: Shard) -> Iterator[list[Item]]:
         if shard.kind == "tar":
-            return tars.read_items(shard.body, SHARD_INPUTS)
+            return tars.read_items(shard.body, self.block)
         if shard.kind == "parquet":
-            return parquet.read_items(shard.body, SHARD_INPUTS)
+            return parquet.read_items(shard.body, self.block)
         return iter([[Item(entry) for entry in shard.entries()]])
 
     def _admitted(self, number: int, first: int, shard: Shard, items: list[Item]) -> list[Item]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -93,6 +93,7 @@ class Plan:
     threads: int  # torch threads of a scorer
     loader_cpus: float
     loaders: int  # that fit beside the scorers
+    block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
 
     @property
     def device(self) -> str:
@@ -108,14 +109,16 @@ class Plan:
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         if gpus:
             scorers = workers or gpus
-            left = max(0.1, cpus - 0.5 * scorers)
+            scorer_cpus = min(0.5, 0.5 * cpus / scorers)
+            left = cpus - scorers * scorer_cpus
             return cls(
                 scorers=scorers,
-                scorer_cpus=0.5,
+                scorer_cpus=scorer_cpus,
                 scorer_gpus=min(1.0, gpus / scorers),
                 threads=1,
                 loader_cpus=min(1.0, left),
                 loaders=max(1, int(left)),
+                block=256,
             )
         scorers = workers or max(1, cpus)
         return cls(
@@ -125,6 +128,7 @@ class Plan:
             threads=max(1, cpus // scorers),
             loader_cpus=0.45,
             loaders=max(1, cpus),
+            block=64,
         )
 
 
@@ -146,28 +150,25 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
     folder = resolve(job.model)
     config = DetectorConfig.read(folder)
     source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
-    request = Request(
-        run=new_run_id(),
-        src=job.src,
-        out=job.out,
-        model_id=model_id(folder),
-        ids=job.ids,
-        column=job.column,
-        limit=job.limit,
-        allow_http=job.allow_http,
-        rescore=job.rescore,
-    )
     started = datetime.now(UTC)
     try:
         with Lease(open_folder(job.out)) as lease, _cluster(job.address):
             plan = Plan.of(ray.cluster_resources(), job.workers)
-            trial = _try_model.options(num_cpus=plan.scorer_cpus, num_gpus=plan.scorer_gpus).remote(
-                job.model, request.model_id, plan.device
+            request = Request(
+                run=new_run_id(),
+                src=job.src,
+                out=job.out,
+                model_id=model_id(folder),
+                block=plan.block,
+                ids=job.ids,
+                column=job.column,
+                limit=job.limit,
+                allow_http=job.allow_http,
+                rescore=job.rescore,
             )
             coordinator = _start_coordinator(request)
             opening = ray.get(coordinator.start.remote())
             opening["new"] = bool(ray.get(coordinator.shards.remote(0, 1)))
-            ray.get(trial)
             watcher.opened(source.description, opening | asdict(plan))
             begun = time.perf_counter()
             tally = Tally()
@@ -194,6 +195,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
                 "plan": asdict(plan),
             }
             manifest: dict[str, Any] = ray.get(coordinator.commit.remote(facts))
+            ray.kill(coordinator)
             return manifest
     except RayError as error:
         cause = _cause(error)
@@ -215,7 +217,9 @@ def _batches(
     dataset = (
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(
-            partial(_load, desk=RemoteDesk(coordinator), policy=config.crop, allow_http=job.allow_http),
+            partial(
+                _load, desk=RemoteDesk(coordinator), policy=config.crop, allow_http=job.allow_http, block=plan.block
+            ),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=plan.loader_cpus,
@@ -288,38 +292,36 @@ class RemoteDesk:
         ray.get(self._coordinator.finish_container.remote(name, version, inputs))
 
 
-def _load(rows: pa.Table, *, desk: "RemoteDesk", policy: CropPolicy, allow_http: bool) -> Iterator[pa.Table]:
+def _load(
+    rows: pa.Table, *, desk: "RemoteDesk", policy: CropPolicy, allow_http: bool, block: int
+) -> Iterator[pa.Table]:
     from pipelines.load import Loader  # noqa: PLC0415 - imports torch, which the driver does without
 
-    loader = Loader(desk=desk, policy=policy, allow_http=allow_http)
+    loader = Loader(desk=desk, policy=policy, allow_http=allow_http, block=block)
     for number, payload in zip(rows["number"].to_pylist(), rows["payload"].to_pylist(), strict=True):
         yield from loader.load(number, payload)
-
-
-def _detector(model: str, expected_id: str, device: str) -> "Detector":
-    from radet.detector import Detector  # noqa: PLC0415 - as above
-
-    detector = Detector.from_pretrained(model, device=device)
-    if detector.model_id != expected_id:
-        raise ConfigError(f"{model} is another model on this node: {detector.model_id}, not {expected_id}")
-    return detector
-
-
-@ray.remote  # type: ignore[untyped-decorator]
-def _try_model(model: str, expected_id: str, device: str) -> None:
-    """Says what is wrong with a model before any work; an actor that dies in its constructor cannot."""
-    _detector(model, expected_id, device)
 
 
 class Scorer:
     """One detector per process: crops in, evidence out."""
 
     def __init__(self, *, model: str, model_id: str, batch_size: int, threads: int, device: str) -> None:
+        self._model, self._model_id, self._device = model, model_id, device
+        self._batch_size, self._threads = batch_size, threads
+
+    @cached_property
+    def _detector(self) -> "Detector":
+        """Loaded with the first batch: an actor that dies in its constructor cannot say why."""
         import torch  # noqa: PLC0415 - as above
 
-        torch.set_num_threads(threads)
-        self._detector = _detector(model, model_id, device)
-        self._batch_size = batch_size
+        from radet.detector import Detector  # noqa: PLC0415
+
+        torch.set_num_threads(self._threads)
+        detector = Detector.from_pretrained(self._model, device=self._device)
+        if detector.model_id != self._model_id:
+            message = f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}"
+            raise ConfigError(message)
+        return detector
 
     def __call__(self, row: pa.Table) -> pa.Table:
         start = time.perf_counter()

@@ -25,9 +25,6 @@ from pipelines.items import URI_COLUMNS, Entry, Shard, choose_column, is_image_n
 from pipelines.listing import walk
 from radet.errors import ConfigError
 
-#: Inputs that one task loads, and that a crash can cost a worker.
-SHARD_INPUTS = 128
-
 _PEEK = 1000  # files looked at to tell what a folder holds
 _MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -42,8 +39,8 @@ class Source(Protocol):
     def entries(self) -> Iterator[Entry]:
         """Inputs whose versions the listing tells; nothing if the source has shards."""
 
-    def shards(self) -> Iterator[Shard]:
-        """Pieces that a task opens to find the inputs; nothing if the source has entries."""
+    def shards(self, size: int) -> Iterator[Shard]:
+        """Pieces that a task opens to find the inputs, `size` uris or one container each; nothing if it has entries."""
 
 
 def open_source(
@@ -85,7 +82,7 @@ class Files:
             else:
                 _count(self.ignored, entry)
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self, size: int) -> Iterator[Shard]:  # noqa: ARG002
         return iter(())
 
 
@@ -109,9 +106,9 @@ class Manifest:
     def entries(self) -> Iterator[Entry]:
         return iter(())
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self, size: int) -> Iterator[Shard]:
         rows = (self._entry(number, row) for number, row in self._rows())
-        while batch := list(itertools.islice(rows, SHARD_INPUTS)):
+        while batch := list(itertools.islice(rows, size)):
             yield Shard("uris", {"entries": batch})
 
     def _entry(self, number: int, row: dict[str, Any]) -> Entry:
@@ -162,7 +159,7 @@ class Containers:
     def entries(self) -> Iterator[Entry]:
         return iter(())
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self, size: int) -> Iterator[Shard]:  # noqa: ARG002
         for file in self._files():
             body = self._options | {"file": file.location, "uri_of_file": file.uri, "version": file.version}
             if self._kind == "tar":

@@ -209,7 +209,8 @@ class Detector(nn.Module):
     def _checked(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Tensor:
         size = self.config.crop.size
         if not isinstance(crops_BHWC, Tensor):
-            crops_BHWC = torch.tensor(crops_BHWC)  # a copy: arrays out of an object store are read-only
+            # A copy: arrays out of an object store are read-only, and views may have negative strides.
+            crops_BHWC = torch.from_numpy(np.array(crops_BHWC, order="C"))
         if crops_BHWC.dtype != torch.uint8 or crops_BHWC.shape[1:] != (size, size, 3):
             raise ConfigError(
                 f"crops must be uint8 [B, {size}, {size}, 3], not {crops_BHWC.dtype} {list(crops_BHWC.shape)}"

@@ -54,7 +54,8 @@ def measure_drift(z_VBD: list[Tensor], groups: tuple[Group, ...]) -> Drift:
 class FrozenGaussian(nn.Module):
     """Mean and covariance of the drift of REAL pictures, and the distance from them.
 
-    m2 = (Delta - mu)^T (Sigma + lambda I)^-1 (Delta - mu) / D: about 1 for real pictures whatever the encoder's width.
+    m2 = (Delta - mu)^T (Sigma + lambda I)^-1 (Delta - mu) / D: about 1 for real pictures whatever the encoder's width,
+    once the fit has seen more pictures than D. (From fewer, the pictures fitted on look too near.)
 
     Sigma + lambda I is the Ledoit-Wolf estimate, kept as its K leading eigenpairs and ONE value, their mean, for all
     D - K others (probabilistic PCA). That is exact in the leading directions and treats the rest as isotropic; it makes

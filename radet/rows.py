@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from radet.crop import CropPolicy
 from radet.errors import FetchError, ImageError
@@ -19,6 +19,8 @@ LIMITS = Limits()
 
 #: Modes that PNG stores without loss; any other picture becomes RGB first.
 _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
+
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +67,12 @@ def _read_file(path: Path) -> bytes:
 
 def _png(image: Image.Image) -> bytes:
     try:
-        image = ImageOps.exif_transpose(image)
+        exif = Image.Exif()
+        exif[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
         if image.mode not in _PNG_MODES:
             image = image.convert("RGB")
         out = io.BytesIO()
-        image.save(out, "PNG", compress_level=1)
+        image.save(out, "PNG", compress_level=1, exif=exif)
     except (OSError, ValueError, SyntaxError) as error:  # opened lazily, its data prove to be bad only now
         raise ImageError("corrupt", f"Pillow cannot read the picture: {error}") from error
     return out.getvalue()

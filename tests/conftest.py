@@ -146,3 +146,32 @@ def _create_bucket(bucket: str, server: "subprocess.Popen[bytes]", log: Path) ->
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}") from error
             time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder of real pictures: the project's originals, or scikit-image's photographs where those are absent."""
+    if (SHARED / "data" / "originals").is_dir():
+        return SHARED / "data" / "originals"
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, picture in zip(PHOTOGRAPHS, request.getfixturevalue("photographs"), strict=True):
+        picture.save(folder / name.replace(".png", ".webp"), quality=90)
+        picture.crop((0, 0, 300, 280)).save(folder / f"{name}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3: S3Server) -> Iterator[None]:  # after S3, so that workers inherit its environment
+    """A local Ray that the tests of this process share, so that each run starts at once."""
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=1 << 29,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

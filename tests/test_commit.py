@@ -103,7 +103,9 @@ EXPECTED = {"a": 1.0, "b": 2.0, "c": 1.0, "d": 3.0}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_commit_that_dies_at_any_step_is_finished_by_the_next_run(urls: Iterator[str], tmp_path: Path, when: str) -> None:
+def test_a_commit_that_dies_at_any_step_is_finished_by_the_next_run(
+    urls: Iterator[str], tmp_path: Path, when: str
+) -> None:
     for step in itertools.count():
         url = next(urls)
         ledger, index, run = open_run(url, tmp_path, list("abcd"))
@@ -121,7 +123,9 @@ def test_a_commit_that_dies_at_any_step_is_finished_by_the_next_run(urls: Iterat
         assert rows_of(url) == EXPECTED
         left = {item.name.partition("/")[0] for item in ledger.folder.list("")}
         assert left == {"parts", "_runs"}, "nothing staged is left"
-        listed = {p["name"] for m in ledger.manifests() for p in m["parts"]} | {m["index"]["name"] for m in ledger.manifests()}
+        listed = {p["name"] for m in ledger.manifests() for p in m["parts"]} | {
+            m["index"]["name"] for m in ledger.manifests()
+        }
         manifests = {item.name for item in ledger.folder.list("_runs/") if item.name.endswith(".json")}
         assert {item.name for item in ledger.folder.list("")} == listed | manifests, "nothing orphaned is left"
         if not died:

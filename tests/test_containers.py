@@ -2,10 +2,11 @@ import struct
 import zlib
 
 import pytest
-from bad_inputs import encoded, photo, png_chunk, rotated_exif, wide_gamut_profile
 
 from radet.containers import MAX_ICC_BYTES, MAX_JPEG_SEGMENTS, exif_orientation, png_still, scan, sniff
 from radet.errors import ImageError
+
+from .bad_inputs import encoded, photo, png_chunk, rotated_exif, wide_gamut_profile
 
 KINDS = ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from bad_inputs import photo, wide_gamut_profile
 from PIL import ImageCms
 
 from radet.icc import _transform, to_srgb
+
+from .bad_inputs import photo, wide_gamut_profile
 
 CROP = np.asarray(photo(64, 48))
 

@@ -12,7 +12,22 @@ import imagehash
 import numpy as np
 import pytest
 import skimage.data
-from bad_inputs import (
+from PIL import Image
+
+from radet.errors import ImageError
+from radet.images import (
+    MAX_JPEG_SCANS,
+    CropPolicy,
+    Header,
+    Limits,
+    Picture,
+    _resize,
+    crop_pixels,
+    decode_picture,
+    read_header,
+)
+
+from .bad_inputs import (
     bomb_png,
     cmyk_photo,
     encoded,
@@ -25,19 +40,6 @@ from bad_inputs import (
     without_adobe_marker,
     write_bad_inputs,
     ycck_jpeg,
-)
-from PIL import Image
-
-from radet.errors import ImageError
-from radet.images import (
-    MAX_JPEG_SCANS,
-    CropPolicy,
-    Header,
-    Limits,
-    Picture,
-    crop_pixels,
-    decode_picture,
-    read_header,
 )
 
 NATIVE = CropPolicy(resize=None, size=224)
@@ -420,6 +422,7 @@ def test_extreme_shapes_show_their_centre_in_little_memory(size):
     centre = [slice(None), slice(None)]
     centre[along] = slice(middle - 2 * half, middle + 2 * half)
     picture[tuple(centre)] = (10, 200, 90)
+    assert max(_resize(picture, CropPolicy()).shape[:2]) <= 4 * 256
     assert (crop_pixels(picture, CropPolicy()) == (10, 200, 90)).all()
     assert (crop_pixels(picture, NATIVE)[100:124, 100:124] == (10, 200, 90)).all()
 

@@ -24,9 +24,7 @@ HOLD = """
 
 
 def hold(url: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), url], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLD), url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -40,7 +38,10 @@ def end(process: "subprocess.Popen[str]") -> None:
 def test_the_second_writer_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     other = hold(str(tmp_path))
     try:
-        with pytest.raises(ConfigError, match=f"another run is writing.*{other.pid}"), Lease(open_folder(str(tmp_path))):
+        with (
+            pytest.raises(ConfigError, match=f"another run is writing.*{other.pid}"),
+            Lease(open_folder(str(tmp_path))),
+        ):
             pass
     finally:
         end(other)

@@ -23,14 +23,14 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 def items(src: Path, **options: str) -> list[Item]:
     found = []
-    for shard in open_source(str(src), **options).shards():  # type: ignore[arg-type]
+    for shard in open_source(str(src), **options).shards(128):  # type: ignore[arg-type]
         read = {"tar": tars.read_items, "parquet": parquet.read_items}[shard.kind]
         found += [item for batch in read(json.loads(json.dumps(shard.body)), 2) for item in batch]
     return found
 
 
 def entries(src: Path, **options: object) -> list[Entry]:
-    return [entry for shard in open_source(str(src), **options).shards() for entry in shard.entries()]  # type: ignore[arg-type]
+    return [entry for shard in open_source(str(src), **options).shards(128) for entry in shard.entries()]  # type: ignore[arg-type]
 
 
 def test_csv_takes_the_usual_column_and_the_callers_ids(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""`radet models`: which detectors there are, whether one computes right on this machine, and how to make one."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from radet.config import (
+    DetectorConfig,
+    EncoderConfig,
+    Family,
+    Precision,
+    ProbeConfig,
+    ProbeKind,
+    bundled,
+    model_id,
+    resolve,
+)
+from radet.crop import CropPolicy
+from radet.errors import ConfigError
+
+models = typer.Typer(no_args_is_help=True, help="List, check and make detectors.")
+_console = Console(highlight=False)
+
+_MEANS_AND_STDS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@models.command("list")
+def list_models() -> None:
+    """The detectors that ship with radet."""
+    for name in bundled():
+        config = DetectorConfig.read(resolve(name))
+        _console.print(f"[bold]{name}[/bold] {model_id(resolve(name))}  {config.description}", soft_wrap=True)
+
+
+@models.command()
+def selftest(
+    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder or hf://org/name.")] = "radet-lite",
+    precision: Annotated[Precision | None, typer.Option(help="Default: the checkpoint's own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Check a detector on this machine: its golden scores, and the drift floor of its precision.
+
+    The drift floor is how far an image "drifts" though nothing was changed, by rounding alone. A precision whose floor
+    is over 1 % of the median drift of real images is refused: exit code 2.
+    """
+    from radet.detector import Detector
+    from radet.selftest import MAX_FLOOR
+    from radet.selftest import selftest as check
+
+    result = check(Detector.from_pretrained(model, device=device, precision=precision))
+    _console.print(f"{result.model_id} in {result.precision} on {result.device}: passed")
+    _console.print(f"golden error  {result.golden_error:.1e}")
+    _console.print(
+        f"drift floor   {result.floor:.1e}, {result.floor_share:.3%} of the median real drift (limit {MAX_FLOOR:.0%})"
+    )
+
+
+@models.command()
+def fit(
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
+    real: Annotated[Path, typer.Option(help="A folder of real photographs, the more kinds of cameras the better.")],
+    family: Annotated[Family, typer.Option(help="The library that builds the encoder.")],
+    encoder: Annotated[str, typer.Option(help="Its name there, e.g. ViT-B-16-quickgelu.")],
+    weights: Annotated[str, typer.Option(help="hub:TAG, package:NAME or a file.")],
+    probe: Annotated[ProbeKind, typer.Option(help="gaussian is RIGID, blur contrastive blur.")] = "gaussian",
+    sigma: Annotated[float, typer.Option(help="Noise of the gaussian probe, pixels being in [0, 1].")] = 0.05,
+    draws: Annotated[int, typer.Option(min=1, help="Noise patterns whose drifts are averaged.")] = 1,
+    precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")] = "fp32",
+    normalisation: Annotated[
+        Literal["clip", "imagenet", "half"], typer.Option(help="Mean and deviation of pixels that the encoder expects.")
+    ] = "clip",
+    limit: Annotated[int | None, typer.Option(min=2, help="Use so many photographs only.")] = None,
+) -> None:
+    """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference."""
+    from pipelines.items import has_image_suffix
+    from radet.encoders import describe
+    from radet.fit import fit_reference, read_crops
+    from radet.selftest import write_golden
+
+    mean, std = _MEANS_AND_STDS[normalisation]
+    paths = sorted(path for path in real.rglob("*") if has_image_suffix(path.name))[:limit]
+    if not paths:
+        raise ConfigError(f"no photographs under {real}")
+    if not weights.startswith(("hub:", "package:")):
+        weights = str(Path(weights).absolute())
+    found: EncoderConfig = describe(family, encoder, weights, mean=mean, std=std)
+    detector = fit_reference(
+        found,
+        ProbeConfig(kind=probe, sigma=sigma, draws=draws),
+        read_crops(track(paths, "fitting", console=Console(stderr=True)), CropPolicy()),
+        name=out.name,
+        description=f"Training-free: {probe} probe on {encoder}",
+        source=f"{len(paths)} photographs of {real.name}",
+        crop=CropPolicy(),
+        precision=precision,
+    )
+    detector.save_pretrained(out)
+    if detector.config.precision == "fp32":
+        write_golden(detector, out)
+    _console.print(f"{out}: {detector.model_id}, reference of {len(paths):,} photographs")

@@ -1,0 +1,188 @@
+"""Kill it anywhere, run the same command again: every input ends in the output exactly once."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from pipelines.ledger import Ledger
+from pipelines.score import Plan
+from pipelines.sink import read_scores
+from pipelines.storage import open_folder
+
+from ..conftest import ROOT, S3Server, write_corpus
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
+BLOCK = Plan.of({"CPU": 2}, None).block
+COUNT = 8 * BLOCK
+_names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, photographs: list[Image.Image]) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, COUNT, photographs, side=48)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3Server) -> Iterator[Any]:
+    """A head and a second node: drivers connect to it, so that each run starts in seconds."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 1 << 29})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "out")
+    server: S3Server = request.getfixturevalue("s3")
+    return server.url(f"kill/{os.getpid()}-{next(_names)}")
+
+
+class Run:
+    """Runs of the same job over the same corpus, in processes of their own."""
+
+    def __init__(self, address: str, corpus: Path, out: str, log: Path) -> None:
+        self.out = out
+        self._address, self._corpus, self._log = address, corpus, log
+        log.mkdir()
+
+    def start(self, *, workers: int, fault: str = "") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.chaos.driver", self._address, str(self._corpus), self.out, str(workers)]
+        env = os.environ | {"RADET_TEST_LOG": str(self._log), "RADET_TEST_FAULT": fault}
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, *, workers: int) -> dict[str, Any]:
+        process = self.start(workers=workers)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        told: dict[str, Any] = json.loads(output)
+        return told
+
+    def staged_rows(self) -> int:
+        folder = open_folder(self.out)
+        ledger = Ledger(folder, model_id="", rescore=False)
+        return sum(ledger.read(i.name, ["_key"]).num_rows for i in folder.list("_staging/") if ".tmp-" not in i.name)
+
+    def wait_for_staged(self, process: "subprocess.Popen[str]", blocks: int) -> None:
+        deadline = time.monotonic() + 240
+        while sum(1 for _ in open_folder(self.out).list("_staging/")) < blocks:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "no progress"
+            time.sleep(0.05)
+
+    def scored(self) -> int:
+        """Images that went through the detector, over all runs."""
+        return sum(int(line) for file in self._log.iterdir() for line in file.read_text().split())
+
+    def check(self, workers: int) -> None:
+        rows = read_scores(self.out, history=True, verify=True)
+        names = rows["id"].to_pylist()
+        assert sorted(names) == sorted(str(path) for path in self._corpus.rglob("*.jpg"))
+        assert rows["logit"].null_count == 0
+        redone = self.scored() - COUNT
+        print(f"redone: {redone} of {COUNT} images")
+        assert 0 <= redone <= workers * BLOCK, "at most one block per worker"
+
+
+@pytest.fixture
+def run(cluster: Any, corpus: Path, out: str, tmp_path: Path) -> Run:
+    return Run(cluster.address, corpus, out, tmp_path / "log")
+
+
+def sigkill(process: "subprocess.Popen[str]") -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Run) -> None:
+    process = run.start(workers=2)
+    run.wait_for_staged(process, 2)
+    sigkill(process)
+    staged = run.staged_rows()
+    told = run.finish(workers=1)
+    assert told["inputs"]["resumed"] >= staged >= 2 * BLOCK
+    assert told["inputs"]["new"] == COUNT - told["inputs"]["resumed"]
+    run.check(workers=2)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "stage _staging/ before",
+        "upload parts/ after",
+        "_publish _runs/2 before",
+        "write _runs/ before",
+        "write _runs/ after",
+        "delete _staging/ after",
+    ],
+)
+def test_killed_at_a_named_point_of_the_commit(run: Run, fault: str) -> None:
+    if fault.startswith("_publish") and run.out.startswith("s3://"):
+        pytest.skip("S3 has no step between writing and publishing")
+    if fault.startswith("stage"):
+        fault = "write _staging/ before"
+    process = run.start(workers=1, fault=fault)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    told = run.finish(workers=2)
+    committed_first = fault in ("write _runs/ after", "delete _staging/ after")
+    assert told["rows"] == (0 if committed_first else COUNT)
+    run.check(workers=1)
+
+
+@pytest.mark.parametrize("victim", ["MapWorker(MapBatches(Scorer))", "ray::MapBatches(_load)"])
+def test_a_worker_killed_while_scoring_costs_its_work_in_flight(run: Run, victim: str) -> None:
+    if run.out.startswith("s3://"):
+        pytest.skip("the workers' death has nothing to do with where the output is")
+    process = run.start(workers=2)
+    run.wait_for_staged(process, 1)
+    kill_one(lambda name: victim in name)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["rows"] == COUNT
+    run.check(workers=2)
+
+
+def test_a_node_lost_while_scoring_costs_its_work_in_flight(run: Run, cluster: Any) -> None:
+    if run.out.startswith("s3://"):
+        pytest.skip("the node's death has nothing to do with where the output is")
+    node = cluster.add_node(num_cpus=2, object_store_memory=1 << 29)
+    cluster.wait_for_nodes()
+    process = run.start(workers=4)
+    run.wait_for_staged(process, 1)
+    cluster.remove_node(node, allow_graceful=False)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["rows"] == COUNT
+    run.check(workers=4)
+
+
+def kill_one(matches: Callable[[str], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter():
+            try:
+                name = " ".join(process.cmdline())
+                if matches(name):
+                    process.kill()
+                    return
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        time.sleep(0.02)
+    raise AssertionError("no such worker")

@@ -1,0 +1,126 @@
+"""Scores of 16 public pictures, committed. A change of decoder, crop, encoder, probe or arithmetic shows here first.
+
+The pictures ship inside scikit-image's wheel, as files or cut out of one and stored as PNG, so the bytes are the same
+everywhere. To accept a change on purpose: python tests/contract/test_golden_scores.py
+"""
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+from radet import Detector
+from radet.config import ProbeConfig
+from radet.encoders import describe
+from radet.fit import fit_reference, read_crops
+
+GOLDEN = Path(__file__).with_name("golden_scores.json")
+WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
+PICTURES = Path(skimage.__file__).parent / "data"
+FIELDS = ("logit", "drift_cosine", "drift_l2", "drift_mahalanobis")
+
+FILES = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg", "ihc.png")
+CUT = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
+
+
+def images():
+    """id -> bytes: 8 files as shipped, 4 crops of photographs as PNG, 4 of them mirrored and negative."""
+    found = {name: (PICTURES / name).read_bytes() for name in FILES}
+    for name in CUT:
+        pixels = np.array(Image.open(PICTURES / name).convert("RGB"))[20:280, 30:290]
+        for variant, changed in (("crop", pixels), ("mirrored negative", 255 - pixels[:, ::-1])):
+            out = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(changed)).save(out, "PNG")
+            found[f"{name}, {variant}"] = out.getvalue()
+    return found
+
+
+def scored(detector, pictures):
+    scores = detector.score(list(pictures.values()), ids=list(pictures))
+    assert {score.status for score in scores} == {"ok"}
+    return {score.id: {name: asdict(score)[name] for name in ("phash", *FIELDS)} for score in scores}
+
+
+def assert_golden(found, golden):
+    assert found.keys() == golden.keys()
+    for name, expected in golden.items():
+        assert found[name]["phash"] == expected["phash"], name
+        for field in FIELDS:
+            # Logits are of order one and pass through zero; drifts are compared relatively.
+            assert found[name][field] == pytest.approx(
+                expected[field], rel=1e-4, abs=1e-4 if field == "logit" else 0
+            ), (name, field)
+
+
+def test_radet_lite_scores_as_committed():
+    golden = json.loads(GOLDEN.read_text())["radet-lite"]
+    detector = Detector.from_pretrained("radet-lite")
+    assert detector.model_id == golden["model_id"]
+    assert len(golden["scores"]) == 16
+    assert_golden(scored(detector, images()), golden["scores"])
+
+
+def clip_checkpoint(folder):
+    """A checkpoint around the real CLIP ViT-B/16 tower, its reference fitted on three of scikit-image's pictures."""
+    weights = folder / "clip.safetensors"
+    unpack = [sys.executable, str(WEIGHTS / "unpack.py"), str(weights)]
+    subprocess.run(unpack, check=True, capture_output=True)
+    encoder = describe(
+        "open_clip",
+        "ViT-B-16-quickgelu",
+        weights.name,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+        folder=folder,
+    )
+    crop = Detector.from_pretrained("radet-lite").config.crop
+    detector = fit_reference(
+        encoder,
+        ProbeConfig(kind="gaussian"),
+        read_crops([PICTURES / name for name in FILES[:3]], crop),
+        name="clip-b16",
+        description="The tower of a test",
+        source="three pictures of scikit-image",
+        crop=crop,
+        folder=folder,
+    )
+    detector.save_pretrained(folder)
+    return folder
+
+
+def half(pictures):
+    """Every second picture: the tower is slow on a CPU."""
+    return dict(list(pictures.items())[::2])
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the project's weights folder ../shared/weights is not there")
+def test_the_real_clip_tower_scores_as_committed(tmp_path):
+    golden = json.loads(GOLDEN.read_text())["clip-b16"]
+    detector = Detector.from_pretrained(clip_checkpoint(tmp_path))
+    assert detector.config.encoder.sha256 == golden["encoder_sha256"]
+    assert_golden(scored(detector, half(images())), golden["scores"])
+
+
+def main():
+    torch.set_num_threads(1)
+    golden = {}
+    lite = Detector.from_pretrained("radet-lite")
+    golden["radet-lite"] = {"model_id": lite.model_id, "scores": scored(lite, images())}
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Detector.from_pretrained(clip_checkpoint(Path(folder)))
+    golden["clip-b16"] = {"encoder_sha256": clip.config.encoder.sha256, "scores": scored(clip, half(images()))}
+    GOLDEN.write_text(json.dumps(golden, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
