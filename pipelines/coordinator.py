@@ -70,8 +70,9 @@ class Coordinator:
         self._source = open_source(request.src, ids=request.ids, column=request.column, allow_http=request.allow_http)
         orphans = self._ledger.clean()
         self._ledger.fill(self._index)
+        staged = self._index.expected
         threading.Thread(target=self._list, args=(self._source,), daemon=True, name="listing").start()
-        return {"orphans_removed": orphans, "staged": self._index.expected}
+        return {"orphans_removed": orphans, "staged": staged}
 
     def shards(self, first: int, count: int) -> list[tuple[int, str]]:
         """Up to `count` shards from number `first` on; waits for the listing; an empty answer is the end."""

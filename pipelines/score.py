@@ -9,11 +9,12 @@ not on blocks, and needs neither the same parallelism nor the same listing order
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -95,6 +96,12 @@ class Plan:
     loaders: int  # that fit beside the scorers
     block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
 
+    def cut_to(self, progress: Progress) -> "Plan":
+        """No more scorers than there are batches, where the listing has ended and told how many: each takes seconds."""
+        if progress.listing or not progress.counts.new:
+            return self
+        return replace(self, scorers=min(self.scorers, math.ceil(progress.counts.new / self.block)))
+
     @property
     def device(self) -> str:
         return "cuda" if self.scorer_gpus else "cpu"
@@ -169,6 +176,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
             coordinator = _start_coordinator(request)
             opening = ray.get(coordinator.start.remote())
             opening["new"] = bool(ray.get(coordinator.shards.remote(0, 1)))
+            plan = plan.cut_to(ray.get(coordinator.progress.remote()))
             watcher.opened(source.description, opening | asdict(plan))
             begun = time.perf_counter()
             tally = Tally()
@@ -214,6 +222,9 @@ def _batches(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     ledger = Ledger(open_folder(job.out), model_id=request.model_id, rescore=job.rescore)
+    # The pool starts as large as the cluster is: Ray shrinks one that may shrink while the first files are being read,
+    # and is slow to let it grow back. It grows where the cluster does.
+    most = plan.scorers if job.address is None or job.workers is not None else None
     dataset = (
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(
@@ -237,7 +248,7 @@ def _batches(
             batch_format="pyarrow",
             num_cpus=plan.scorer_cpus,
             num_gpus=plan.scorer_gpus,
-            compute=ActorPoolStrategy(min_size=1, max_size=plan.scorers, initial_size=plan.scorers),
+            compute=ActorPoolStrategy(min_size=plan.scorers, max_size=most),
         )
         .map_batches(
             partial(_stage, ledger=ledger, run=request.run), batch_size=None, batch_format="pyarrow", num_cpus=0.01

@@ -33,7 +33,7 @@ class Score:
     verdict: Verdict | None = None  # null while the checkpoint is uncalibrated
     drift_cosine: float | None = None  # 1 - cos(z, z'), in [0, 2]
     drift_l2: float | None = None  # ||z - z'||, >= 0
-    drift_mahalanobis: float | None = None  # (D-mu)' (S+lambda I)^-1 (D-mu), >= 0
+    drift_mahalanobis: float | None = None  # (D-mu)' (S+lambda I)^-1 (D-mu) / dim, >= 0; about 1 for real images
     logit_semantic: float | None = None  # null where the checkpoint has no such branch
     logit_discrepancy: float | None = None
     logit_lowlevel: float | None = None

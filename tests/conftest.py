@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 import skimage
+import torch
 from PIL import Image
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+# Two threads that wait for each other are slower than one wherever something else runs.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

@@ -124,7 +124,7 @@ def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Ru
 @pytest.mark.parametrize(
     "fault",
     [
-        "stage _staging/ before",
+        "write _staging/ before",
         "upload parts/ after",
         "_publish _runs/2 before",
         "write _runs/ before",
@@ -135,8 +135,6 @@ def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Ru
 def test_killed_at_a_named_point_of_the_commit(run: Run, fault: str) -> None:
     if fault.startswith("_publish") and run.out.startswith("s3://"):
         pytest.skip("S3 has no step between writing and publishing")
-    if fault.startswith("stage"):
-        fault = "write _staging/ before"
     process = run.start(workers=1, fault=fault)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL

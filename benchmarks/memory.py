@@ -1,0 +1,137 @@
+"""Memory of a scoring run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000]
+
+The cheapest honest configuration: small JPEGs, all different, and a checkpoint with a tiny encoder (random weights), since
+the question is whether anything grows with the corpus. Reported per role: the largest unique set size (USS, what a
+process alone holds) and resident set size (RSS, which counts shared pages of the object store too) seen in the second half
+of the run, when all is warm.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
+
+from benchmarks.machine import save
+from pipelines.sink import read_scores
+from radet.config import ProbeConfig
+from radet.crop import CropPolicy
+from radet.encoders import describe
+from radet.fit import fit_reference
+
+ROLES = {
+    "radet score": "driver",
+    "ray::Coordinator": "coordinator",
+    "ray::MapWorker(MapBatches(Scorer))": "scorer",
+    "ray::MapBatches(_load)": "loader",
+    "ray::MapBatches(_stage)": "stager",
+    "raylet/raylet": "raylet and object store",
+}
+
+
+def write_corpus(folder: Path, count: int) -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    for number in range(count):
+        target = folder / f"{number // 1000:03d}"
+        target.mkdir(parents=True, exist_ok=True)
+        left, top = number % 400, number // 400 % 400
+        Image.fromarray(noise[top : top + 48, left : left + 64]).save(target / f"{number:06d}.jpg", quality=80)
+
+
+def write_tiny_checkpoint(folder: Path) -> None:
+    """A one-block DINOv2 of random weights at 56 pixels."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    tower = Dinov2Model(Dinov2Config(**size))
+    tower.save_pretrained(folder / "tower")
+    half = (0.5, 0.5, 0.5)
+    encoder = describe("transformers", "dinov2", str(folder / "tower"), mean=half, std=half, size=56)
+    pictures = np.random.default_rng(1).integers(0, 256, (16, 56, 56, 3), dtype=np.uint8)
+    fit_reference(
+        encoder,
+        ProbeConfig(kind="gaussian"),
+        iter(pictures),
+        name="tiny",
+        description="random weights",
+        source="noise",
+        crop=CropPolicy(resize=56, size=56),
+    ).save_pretrained(folder)
+
+
+def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tuple[int, int]]]]:
+    """(seconds, role -> largest (uss, rss) in bytes) until the process ends, every two seconds."""
+    samples = []
+    begun = time.monotonic()
+    while process.poll() is None:
+        largest: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for one in psutil.process_iter():
+            try:
+                line = " ".join(one.cmdline())
+                role = next((name for mark, name in ROLES.items() if mark in line), None)
+                if role is not None:
+                    memory = one.memory_full_info()
+                    largest[role] = max(largest[role], (memory.uss, memory.rss))
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        samples.append((time.monotonic() - begun, dict(largest)))
+        time.sleep(2)
+    return samples
+
+
+def measure(corpus: Path, checkpoint: Path, count: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as out:
+        radet = Path(sys.executable).with_name("radet")
+        command = [str(radet), "score", str(corpus), "--out", out, "--model", str(checkpoint), "--limit", str(count)]
+        begun = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples = watch(process)
+        seconds = time.monotonic() - begun
+        assert process.returncode == 0
+        rows = read_scores(out, columns=["status"])
+        assert rows.num_rows == count
+    late = [sample for at, sample in samples if at > seconds / 2]
+    peak = {
+        role: [max(s[role][i] for s in late if role in s) / 2**20 for i in (0, 1)]
+        for role in ROLES.values()
+        if any(role in s for s in late)
+    }
+    return {
+        "images": count,
+        "seconds": round(seconds, 1),
+        "uss_rss_mib": {k: [round(x) for x in v] for k, v in peak.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000])
+    sizes = sorted(parser.parse_args().sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, checkpoint = Path(folder, "corpus"), Path(folder, "tiny")
+        writer = threading.Thread(target=write_corpus, args=(corpus, sizes[-1]))
+        writer.start()
+        write_tiny_checkpoint(checkpoint)
+        writer.join()
+        results = [measure(corpus, checkpoint, size) for size in sizes]
+    for result in results:
+        print(result)
+    first, last = results[0]["uss_rss_mib"], results[-1]["uss_rss_mib"]
+    growth = {role: [round(b / a - 1, 3) for a, b in zip(first[role], last[role], strict=True)] for role in first}
+    print("growth (USS, RSS):", growth)
+    save("memory", {"runs": results, "growth_uss_rss": growth})
+
+
+if __name__ == "__main__":
+    main()
