@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test chaos check format clean
 
 demo: .venv/installed
 	$(BIN)/python -m jobs.sample demo/images
@@ -12,6 +12,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+chaos: .venv/installed
+	$(BIN)/python -m pytest tests/chaos tests/test_commit.py -m "slow or not slow" -v
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,9 +1,9 @@
 """Memory of a scoring run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000]
 
-The cheapest honest configuration: small JPEGs, all different, and a checkpoint with a tiny encoder (random weights), since
-the question is whether anything grows with the corpus. Reported per role: the largest unique set size (USS, what a
-process alone holds) and resident set size (RSS, which counts shared pages of the object store too) seen in the second half
-of the run, when all is warm.
+The cheapest honest configuration: small JPEGs, all different, and a checkpoint with a tiny encoder (random weights),
+since the question is whether anything grows with the corpus. Reported per role: the largest unique set size (USS, what
+a process alone holds) and resident set size (RSS, which counts shared pages of the object store too) seen in the second
+half of the run, when all is warm.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks.machine import save

@@ -2,15 +2,18 @@
 
 python -m benchmarks.throughput IMAGES --model radet-lite [--model CHECKPOINT ...] [--count 1024] [--rounds 2]
 
-    pipeline   radet score's own stages, at steady state: rows after the first staged batch, over the time they took
-    bare       one process per core, each: read, decode_picture, evidence(32 crops), with nothing else; images over seconds
+    pipeline   radet score's own stages
+    bare       one process per core: read, decode_picture, evidence(32 crops) and nothing else; images over seconds
     naive      ray.data.read_images -> float32 tensors, one row an image -> map_batches with the same detector
 
-All three use one torch thread per process. Ratios are within one round; the machine is described in the result.
+Rates on Ray are at steady state: the least-squares slope of rows over time, start and end left out. All three use one
+torch thread per process and the same allocator settings (pipelines.process.tune). Ratios are within one round; the
+machine is described in the result.
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -19,16 +22,19 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
+from PIL import Image
 
 from benchmarks.machine import save
 from pipelines.coordinator import Progress
 from pipelines.items import has_image_suffix
+from pipelines.process import tune
 from pipelines.score import ScoreJob, Tally, Watcher, score
 from radet import Detector
 from radet.images import decode_picture, read_header
 
-CORES = len(__import__("os").sched_getaffinity(0))
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
+CORES = len(os.sched_getaffinity(0))
 BATCH = 32
 
 
@@ -38,21 +44,19 @@ class Clock(Watcher):
     def __init__(self) -> None:
         self.points: list[tuple[float, int]] = []
 
-    def moved(self, tally: Tally, progress: Progress) -> None:
+    def moved(self, tally: Tally, progress: Progress) -> None:  # noqa: ARG002
         self.points.append((time.perf_counter(), tally.rows))
 
 
 def pipeline(folder: Path, model: str) -> dict[str, float]:
-    """Steady state: from the moment every scorer has staged a batch to the moment the first runs out of work."""
+    """The rate at steady state, and where the time went."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         manifest = score(ScoreJob(src=str(folder), out=out, model=model, batch_size=BATCH), clock)
-    points = [point for point, after in zip(clock.points, clock.points[1:], strict=False) if point != after]
-    start, end = points[CORES - 1], points[-CORES]
     work = manifest["work"]
     wall = manifest["seconds"] * CORES
     return {
-        "images_per_s": (end[1] - start[1]) / (end[0] - start[0]),
+        "images_per_s": slope(clock.points),
         "score_s_per_image": work["score_s"] / work["scored"],
         "decode_s_per_image": work["decode_s"] / work["rows"],
         "fetch_s_per_image": work["fetch_s"] / work["rows"],
@@ -61,7 +65,7 @@ def pipeline(folder: Path, model: str) -> dict[str, float]:
 
 
 def _bare_worker(paths: list[Path], model: str, ready: Any, results: Any) -> None:
-    torch.set_num_threads(1)
+    tune(threads=1)
     detector = Detector.from_pretrained(model)
     policy = detector.config.crop
     detector.evidence(np.zeros((2, policy.size, policy.size, 3), np.uint8))  # warm
@@ -92,7 +96,7 @@ def bare(paths: list[Path], model: str) -> float:
 
 class _NaiveScorer:
     def __init__(self, model: str) -> None:
-        torch.set_num_threads(1)
+        tune(threads=1)
         self.detector = Detector.from_pretrained(model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +106,6 @@ class _NaiveScorer:
 
 
 def _to_float(row: dict[str, Any]) -> dict[str, Any]:
-    from PIL import Image
-
     picture = Image.fromarray(row["image"])
     scale = 256 / min(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
@@ -122,11 +124,17 @@ def naive(folder: Path, model: str) -> float:
         compute=ray.data.ActorPoolStrategy(size=CORES),
         num_cpus=0.5,
     )
-    points = []
+    points, rows = [], 0
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        points.append((time.perf_counter(), len(batch["drift"])))
-    total = sum(count for _, count in points[1:])
-    return total / (points[-1][0] - points[0][0])
+        rows += len(batch["drift"])
+        points.append((time.perf_counter(), rows))
+    return slope(points)
+
+
+def slope(points: list[tuple[float, int]]) -> float:
+    """Rows a second, by least squares, while every worker has work: start and end left out."""
+    times, rows = np.array(points[CORES - 1 : -CORES]).T
+    return float(np.polyfit(times - times[0], rows, 1)[0])
 
 
 def main() -> None:

@@ -14,21 +14,20 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 import pyarrow as pa
-import torch
 
 from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
 from pipelines.items import Item, Shard, version_digest
+from pipelines.process import tune
 from pipelines.schema import LOADED, SCORED, pack
 from radet.crop import CropPolicy
 from radet.errors import FetchError, ImageError
-from radet.images import Limits, decode_picture, read_header
+from radet.rows import see
 
 _THREADS = 16  # reads in flight per task
 _GROUP = 16  # images fetched, then decoded, together ...
 _GROUP_BYTES = 64 << 20  # ... or fewer, if they are large
 _UNKNOWN_SIZE = 4 << 20
-_LIMITS = Limits()
 
 
 class Desk(Protocol):
@@ -50,7 +49,7 @@ class Loader:
 
     def load(self, number: int, payload: str) -> Iterator[pa.Table]:
         """The new inputs of a shard, as LOADED tables packed into one row each."""
-        torch.set_num_threads(1)  # one core per task is what Ray counts
+        tune(threads=1)
         shard = Shard(*json.loads(payload))
         seen = 0
         for items in self._items(shard):
@@ -124,19 +123,10 @@ class Loader:
                 row |= {"status": item.error.code, "error": str(item.error)}
             elif row["_kind"] == SCORED:
                 assert item.data is not None
-                row |= self._decode(item.data)
+                seen = see(item.data, self.policy)
+                row |= seen.facts | {"crop": None if seen.crop is None else seen.crop.data}
             item.data = None
             yield row | {"decode_s": time.perf_counter() - start}
-
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        row: dict[str, Any] = {"bytes": len(data)}
-        try:
-            header = read_header(data, _LIMITS)
-            row |= {"format": header.format, "width": header.width, "height": header.height}
-            picture = decode_picture(data, header, self.policy, _LIMITS)
-        except ImageError as error:
-            return row | {"status": error.code, "error": str(error)}
-        return row | {"phash": picture.phash, "crop": picture.crop.data}
 
 
 def _groups(items: list[Item]) -> Iterator[list[Item]]:

@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.commit import IncompleteError
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
+from pipelines.process import tune
 from pipelines.ledger import Ledger, new_run_id
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
@@ -323,11 +324,9 @@ class Scorer:
     @cached_property
     def _detector(self) -> "Detector":
         """Loaded with the first batch: an actor that dies in its constructor cannot say why."""
-        import torch  # noqa: PLC0415 - as above
+        from radet.detector import Detector  # noqa: PLC0415 - as above
 
-        from radet.detector import Detector  # noqa: PLC0415
-
-        torch.set_num_threads(self._threads)
+        tune(self._threads)
         detector = Detector.from_pretrained(self._model, device=self._device)
         if detector.model_id != self._model_id:
             message = f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}"

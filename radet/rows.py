@@ -44,12 +44,23 @@ def read_row(image: ImageLike, position: int, policy: CropPolicy, limits: Limits
             data = _png(image)
         else:
             data = image if isinstance(image, bytes) else _read_file(Path(image))
-            facts |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        header = read_header(data, limits)
-        facts |= {"width": header.width, "height": header.height}
-        facts["format"] = image.format if isinstance(image, Image.Image) else header.format
-        picture = decode_picture(data, header, policy, limits)
+            facts["sha256"] = hashlib.sha256(data).hexdigest()
     except (ImageError, FetchError) as error:
+        return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
+    row = see(data, policy, limits)
+    if isinstance(image, Image.Image):
+        facts |= {"format": image.format, "bytes": None}
+    return Row(facts=row.facts | facts, crop=row.crop)
+
+
+def see(data: bytes, policy: CropPolicy, limits: Limits = LIMITS) -> Row:
+    """Decode and crop raw bytes. Whatever is wrong with them becomes a status: never raises for a picture."""
+    facts: dict[str, Any] = {"bytes": len(data)}
+    try:
+        header = read_header(data, limits)
+        facts |= {"format": header.format, "width": header.width, "height": header.height}
+        picture = decode_picture(data, header, policy, limits)
+    except ImageError as error:
         return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
     return Row(facts=facts | {"phash": picture.phash}, crop=picture.crop)
 

@@ -25,7 +25,7 @@ from ..conftest import ROOT, S3Server, write_corpus
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 BLOCK = Plan.of({"CPU": 2}, None).block
-COUNT = 8 * BLOCK
+COUNT = 6 * BLOCK
 _names = itertools.count()
 
 
@@ -46,7 +46,7 @@ def cluster(s3: S3Server) -> Iterator[Any]:
     made.shutdown()
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "out")
@@ -110,6 +110,7 @@ def sigkill(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
+@pytest.mark.parametrize("out", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
 def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Run) -> None:
     process = run.start(workers=2)
     run.wait_for_staged(process, 2)
@@ -122,19 +123,21 @@ def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Ru
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("out", "fault"),
     [
-        "write _staging/ before",
-        "upload parts/ after",
-        "_publish _runs/2 before",
-        "write _runs/ before",
-        "write _runs/ after",
-        "delete _staging/ after",
+        ("local", "upload parts/ after"),
+        pytest.param("local", "write _staging/ before", marks=pytest.mark.slow),
+        pytest.param("local", "_publish _runs/ before", marks=pytest.mark.slow),
+        pytest.param("local", "write _runs/ after", marks=pytest.mark.slow),
+        pytest.param("local", "delete _staging/ after", marks=pytest.mark.slow),
+        pytest.param("s3", "upload parts/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
+        pytest.param("s3", "write _runs/ before", marks=pytest.mark.s3),
+        pytest.param("s3", "write _runs/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
+        pytest.param("s3", "delete _staging/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
     ],
+    indirect=["out"],
 )
 def test_killed_at_a_named_point_of_the_commit(run: Run, fault: str) -> None:
-    if fault.startswith("_publish") and run.out.startswith("s3://"):
-        pytest.skip("S3 has no step between writing and publishing")
     process = run.start(workers=1, fault=fault)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
@@ -144,10 +147,16 @@ def test_killed_at_a_named_point_of_the_commit(run: Run, fault: str) -> None:
     run.check(workers=1)
 
 
-@pytest.mark.parametrize("victim", ["MapWorker(MapBatches(Scorer))", "ray::MapBatches(_load)"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "MapWorker(MapBatches(Scorer))",
+        pytest.param("ray::MapBatches(_load)", marks=pytest.mark.slow),
+        pytest.param("ray::MapBatches(_stage)", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("out", ["local"], indirect=True)
 def test_a_worker_killed_while_scoring_costs_its_work_in_flight(run: Run, victim: str) -> None:
-    if run.out.startswith("s3://"):
-        pytest.skip("the workers' death has nothing to do with where the output is")
     process = run.start(workers=2)
     run.wait_for_staged(process, 1)
     kill_one(lambda name: victim in name)
@@ -157,9 +166,8 @@ def test_a_worker_killed_while_scoring_costs_its_work_in_flight(run: Run, victim
     run.check(workers=2)
 
 
+@pytest.mark.parametrize("out", ["local"], indirect=True)
 def test_a_node_lost_while_scoring_costs_its_work_in_flight(run: Run, cluster: Any) -> None:
-    if run.out.startswith("s3://"):
-        pytest.skip("the node's death has nothing to do with where the output is")
     node = cluster.add_node(num_cpus=2, object_store_memory=1 << 29)
     cluster.wait_for_nodes()
     process = run.start(workers=4)

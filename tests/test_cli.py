@@ -1,0 +1,85 @@
+"""The command line, as a user meets it: exit codes, one-line errors, help."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.lease import Lease
+from pipelines.storage import open_folder
+
+from .conftest import RADET, S3Server, write_corpus
+
+
+def radet(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [RADET, *arguments], env=os.environ | env, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def refused(*arguments: str, **env: str) -> str:
+    """The one line that a request which cannot work is answered with."""
+    done = radet(*arguments, **env)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, photographs: list[Image.Image]) -> str:
+    write_corpus(tmp_path / "src", 3, photographs)
+    return str(tmp_path / "src")
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    text = radet("score", "--help").stdout
+    for word in ("--out", "--allow-http", "s3://bucket", "Exit codes"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["/no/such/folder", "--out", "o"], "no such file or folder: /no/such/folder"),
+        (["{src}", "--out", "gs://bucket/x"], "give a local folder or s3://bucket/prefix"),
+        (["{src}", "--out", "o", "--model", "radet-huge"], "radet-lite"),
+        (["{src}", "--out", "o", "--ids", "post"], "--ids and --column go with"),
+        (["https://example.org/a.jpg", "--out", "o"], "manifest"),
+    ],
+)
+def test_a_request_that_cannot_work_is_one_line_and_writes_nothing(
+    tmp_path: Path, corpus: str, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused("score", *(argument.format(src=corpus) for argument in arguments))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.s3
+def test_wrong_s3_credentials_are_one_clear_line(s3: S3Server, corpus: str) -> None:
+    wrong = {"AWS_SECRET_ACCESS_KEY": "not the secret"}
+    assert "SignatureDoesNotMatch" in refused("score", s3.url("anything"), "--out", "/tmp/o", **wrong)
+    assert "SignatureDoesNotMatch" in refused("score", corpus, "--out", s3.url("refused"), **wrong)
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_and_an_unreachable_server_are_one_clear_line(s3: S3Server, corpus: str) -> None:
+    assert "nobucket" in refused("score", "s3://nobucket/x", "--out", "/tmp/o")
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    assert "could not be reached" in refused("score", s3.url("x"), "--out", "/tmp/o", **nowhere)
+
+
+def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:
+    out = str(tmp_path / "out")
+    with Lease(open_folder(out)):
+        assert "another run is writing" in refused("score", corpus, "--out", out)
+
+
+def test_models_are_listed_and_checked() -> None:
+    assert "radet-lite" in radet("models", "list").stdout
+    done = radet("models", "selftest", "radet-lite")
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import s3 as s3_module
+from pipelines.fetch import Fetcher
+from radet.errors import FetchError, ImageError
+
+from .conftest import S3Server
+
+
+def code(location: str, *, max_bytes: int = 1000) -> str:
+    fetcher = Fetcher(allow_http=False, max_bytes=max_bytes)
+    with pytest.raises((FetchError, ImageError)) as caught:
+        fetcher.read(location)
+    return caught.value.code
+
+
+def test_local_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"x" * 1000)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert Fetcher(allow_http=False, max_bytes=1000).read(str(file)) == b"x" * 1000
+    assert code(str(file), max_bytes=999) == "too_large_bytes"
+    assert code(str(tmp_path / "none.jpg")) == "not_found"
+    assert code(str(file / "below.jpg")) == "not_found"
+    assert code(str(tmp_path)) == "not_an_image"
+    assert code(str(tmp_path / "pipe.jpg")) == "not_an_image"
+    assert code("") == "not_found"
+    assert code(f"{tmp_path}/{'n' * 300}.jpg") == "not_found"
+
+
+def test_a_file_without_permission_is_forbidden(tmp_path: Path) -> None:
+    file = tmp_path / "secret.jpg"
+    file.write_bytes(b"x")
+    file.chmod(0)
+    # In a process of its own, which gives up root's right to read everything.
+    program = (
+        "import os, sys\n"
+        "from pipelines.fetch import Fetcher\n"
+        "from radet.errors import FetchError\n"
+        "fetcher = Fetcher(allow_http=False)\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.geteuid() or os.seteuid(65534)\n"
+        "try:\n    fetcher.read('secret.jpg')\nexcept FetchError as error:\n    print(error.code, error.transient)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "forbidden False\n"
+
+
+@pytest.mark.parametrize("url", ["http://example.org/a.jpg", "HTTPS://example.org/a.jpg"])
+def test_the_web_is_off_unless_allowed(url: str) -> None:
+    assert code(url) == "blocked_address"
+
+
+@pytest.mark.s3
+def test_objects(s3: S3Server) -> None:
+    s3_module.put(s3.url("fetch/a b+c%20.jpg"), b"x" * 1000)
+    s3_module.put(s3.url("fetch/empty.jpg"), b"")
+    assert Fetcher(allow_http=False).read(s3.url("fetch/a b+c%20.jpg")) == b"x" * 1000
+    assert Fetcher(allow_http=False).read(s3.url("fetch/empty.jpg")) == b""
+    assert code(s3.url("fetch/a b+c%20.jpg"), max_bytes=999) == "too_large_bytes"
+    assert code(s3.url("fetch/none.jpg")) == "not_found"
+    assert code("s3://nobucket/none.jpg") == "not_found"
+
+
+@pytest.mark.s3
+def test_the_version_of_an_object_follows_its_content(s3: S3Server) -> None:
+    fetcher = Fetcher(allow_http=False)
+    url = s3.url("fetch/version.jpg")
+    s3_module.put(url, b"one")
+    one = fetcher.look(url)
+    s3_module.put(url, b"two")
+    two = fetcher.look(url)
+    s3_module.put(url, b"one")
+    assert one.size == 3
+    assert one.version == fetcher.look(url).version != two.version
