@@ -94,7 +94,7 @@ def measure(corpus: Path, checkpoint: Path, count: int) -> dict[str, Any]:
         radet = Path(sys.executable).with_name("radet")
         command = [str(radet), "score", str(corpus), "--out", out, "--model", str(checkpoint), "--limit", str(count)]
         begun = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         samples = watch(process)
         seconds = time.monotonic() - begun
         assert process.returncode == 0

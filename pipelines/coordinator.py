@@ -117,8 +117,6 @@ class Coordinator:
                 self._shards += 1
                 with self._listed_more:
                     self._listed_more.notify_all()
-                if self._index.limit_reached:
-                    break
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for shards
             traceback.print_exc()
             self._failure = error
@@ -142,6 +140,8 @@ class Coordinator:
 
     def _container_shards(self, source: Source) -> Iterator[Shard]:
         for shard in source.shards(self._request.block):
+            if self._index.limit_reached:
+                return
             name, version = shard.container
             if version is None or not self._index.skip_container(digest("container", name), digest(version)):
                 yield shard

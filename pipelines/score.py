@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -386,6 +387,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"The m(in|ax)imum number of concurrent", UserWarning)  # a corpus may be small
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is not None:

@@ -250,11 +250,11 @@ def test_failed_fetches_are_tried_again_only_if_they_may_succeed(tmp_path: Path,
 
 def test_a_limit_is_a_number_of_new_inputs(tmp_path: Path, photographs: list[Image.Image]) -> None:
     src, out = tmp_path / "src", tmp_path / "out"
-    write_corpus(src, 10, photographs)
-    assert run(src, out, limit=4)["rows"] == 4
-    assert run(src, out, limit=4)["rows"] == 4
-    assert run(src, out)["rows"] == 2
-    assert len(by_id(out)) == 10
+    write_corpus(src, 150, photographs)
+    assert run(src, out, limit=100)["rows"] == 100  # more than a batch
+    assert run(src, out, limit=7)["rows"] == 7
+    assert run(src, out)["rows"] == 43
+    assert len(by_id(out)) == 150
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 16, 64])
