@@ -17,7 +17,7 @@ from pipelines.schema import JOIN, SAME, SCORED
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-PRAGMA cache_size = -32768;  -- 32 MiB
+PRAGMA cache_size = -8192;  -- 8 MiB
 CREATE TABLE done (key BLOB PRIMARY KEY, version BLOB, sha BLOB, retry INT, staged INT, count INT) WITHOUT ROWID;
 CREATE TABLE content (sha BLOB PRIMARY KEY, owner BLOB) WITHOUT ROWID;  -- owner: null where a committed run has it
 CREATE TABLE listed (key BLOB PRIMARY KEY, place INT) WITHOUT ROWID;
