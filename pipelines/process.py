@@ -12,8 +12,8 @@ _MMAP_BYTES = 32 << 20  # the largest that glibc takes
 def tune(threads: int) -> None:
     """One core per process is what Ray counts; and memory that one image frees is kept for the next one.
 
-    glibc returns every block of some megabytes to the kernel, and each tensor pays for fresh pages again: a third of the
-    time of a small encoder on a CPU (python -m benchmarks.throughput).
+    glibc returns every block of some megabytes to the kernel, and each tensor pays for fresh pages again: a third of
+    the time of a small encoder on a CPU.
     """
     import torch  # noqa: PLC0415 - 0.6 GB that the driver, which imports the pipeline too, does without
 

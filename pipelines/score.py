@@ -32,8 +32,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.commit import IncompleteError
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
-from pipelines.process import tune
 from pipelines.ledger import Ledger, new_run_id
+from pipelines.process import tune
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
 from pipelines.sources import open_source
@@ -381,6 +381,19 @@ def _start_coordinator(request: Request) -> Any:
 
 
 @contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's C++ core greets on the file descriptor itself; what goes wrong still comes as an exception."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
     if ray.is_initialized():
@@ -395,13 +408,14 @@ def _cluster(address: str | None) -> Iterator[None]:
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
-            ray.init(
-                "local",
-                _node_ip_address="127.0.0.1",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            with _without_stderr():
+                ray.init(
+                    "local",
+                    _node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
     try:
