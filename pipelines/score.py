@@ -8,17 +8,12 @@ checkpoint left over from one output silently empties a run to another. The ledg
 not on blocks, and needs neither the same parallelism nor the same listing order to resume.
 """
 
-import logging
-import math
-import os
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +24,11 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.commit import IncompleteError
+from pipelines.cluster import connected, purpose_of
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
 from pipelines.ledger import Ledger, new_run_id
+from pipelines.plan import Plan
 from pipelines.process import tune
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
@@ -40,12 +36,11 @@ from pipelines.sources import open_source
 from pipelines.storage import open_folder
 from radet.config import DetectorConfig, model_id, resolve
 from radet.crop import CropPolicy
-from radet.errors import ConfigError, FetchError, ModelError
+from radet.errors import ConfigError
 
 if TYPE_CHECKING:
     from radet.detector import Detector
 
-_OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
 _SHARDS_AHEAD = 16
 
 
@@ -86,61 +81,6 @@ class Tally:
             self.statuses[status] = self.statuses.get(status, 0) + count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Who gets what of the cluster."""
-
-    scorers: int
-    scorer_cpus: float
-    scorer_gpus: float
-    threads: int  # torch threads of a scorer
-    loader_cpus: float
-    loaders: int  # that fit beside the scorers
-    block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
-
-    def cut_to(self, progress: Progress) -> "Plan":
-        """No more scorers than there are batches, where the listing has ended and told how many: each takes seconds."""
-        if progress.listing or not progress.counts.new:
-            return self
-        return replace(self, scorers=min(self.scorers, math.ceil(progress.counts.new / self.block)))
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.scorer_gpus else "cpu"
-
-    @classmethod
-    def of(cls, resources: dict[str, float], workers: int | None) -> "Plan":
-        """One scorer per GPU, which leaves the CPUs to the loaders; without GPUs one per core.
-
-        On CPUs half of Ray's accounting goes to each stage: both may run as many processes as there are cores, and the
-        operating system gives the cores to whichever has work.
-        """
-        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        if gpus:
-            scorers = workers or gpus
-            scorer_cpus = min(0.5, 0.5 * cpus / scorers)
-            left = cpus - scorers * scorer_cpus
-            return cls(
-                scorers=scorers,
-                scorer_cpus=scorer_cpus,
-                scorer_gpus=min(1.0, gpus / scorers),
-                threads=1,
-                loader_cpus=min(1.0, left),
-                loaders=max(1, int(left)),
-                block=256,
-            )
-        scorers = workers or max(1, cpus)
-        return cls(
-            scorers=scorers,
-            scorer_cpus=0.5 * max(1, cpus) / scorers,
-            scorer_gpus=0.0,
-            threads=max(1, cpus // scorers),
-            loader_cpus=0.45,
-            loaders=max(1, cpus),
-            block=64,
-        )
-
-
 class Watcher:
     """What a run tells while it runs; the command line shows it."""
 
@@ -161,7 +101,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
     source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
     started = datetime.now(UTC)
     try:
-        with Lease(open_folder(job.out)) as lease, _cluster(job.address):
+        with Lease(open_folder(job.out)) as lease, connected(job.address):
             plan = Plan.of(ray.cluster_resources(), job.workers)
             request = Request(
                 run=new_run_id(),
@@ -208,7 +148,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
             ray.kill(coordinator)
             return manifest
     except RayError as error:
-        cause = _cause(error)
+        cause = purpose_of(error)
         if cause is None:
             raise
         raise cause from None
@@ -363,62 +303,7 @@ def _stage(rows: pa.Table, *, ledger: Ledger, run: str) -> pa.Table:
     return pa.Table.from_pylist([told]).append_column("statuses", statuses)
 
 
-def _cause(error: BaseException) -> Exception | None:
-    """The error that was raised on purpose, somewhere on a worker, below Ray's own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if type(seen) in (FetchError, ConfigError, ModelError, IncompleteError):
-            # Inputs' errors are rows: a FetchError that comes this far is about the output or the listing.
-            return ConfigError(str(seen)) if isinstance(seen, FetchError) else cast(Exception, seen)
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return None
-
-
 def _start_coordinator(request: Request) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": here}
     return ray.remote(Coordinator).options(**options).remote(request)
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Ray's C++ core greets on the file descriptor itself; what goes wrong still comes as an exception."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
-    if ray.is_initialized():
-        yield
-        return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", r"The m(in|ax)imum number of concurrent", UserWarning)  # a corpus may be small
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is not None:
-            ray.init(address, **quiet)
-        else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
-            with _without_stderr():
-                ray.init(
-                    "local",
-                    _node_ip_address="127.0.0.1",
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **quiet,
-                )
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -20,7 +20,8 @@ from PIL import Image
 
 import pipelines.s3
 from pipelines.items import is_image_name
-from pipelines.score import Plan, ScoreJob, Tally, Watcher, score
+from pipelines.plan import Plan
+from pipelines.score import ScoreJob, Tally, Watcher, score
 from pipelines.sink import read_scores
 from radet import Detector
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipelines.ledger import Ledger
-from pipelines.score import Plan
+from pipelines.plan import Plan
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 

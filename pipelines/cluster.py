@@ -1,0 +1,70 @@
+"""The Ray cluster that a run happens on, and the errors that come back from it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import ray
+
+from pipelines.commit import IncompleteError
+from radet.errors import ConfigError, FetchError, ModelError
+
+_OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
+
+
+def purpose_of(error: BaseException) -> Exception | None:
+    """The error that was raised on purpose, somewhere on a worker, below Ray's own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen) in (FetchError, ConfigError, ModelError, IncompleteError):
+            # Inputs' errors are rows: a FetchError that comes this far is about the output or the listing.
+            return ConfigError(str(seen)) if isinstance(seen, FetchError) else cast(Exception, seen)
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's C++ core greets on the file descriptor itself; what goes wrong still comes as an exception."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"The m(in|ax)imum number of concurrent", UserWarning)  # a corpus may be small
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is not None:
+            ray.init(address, **quiet)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
+            with _without_stderr():
+                ray.init(
+                    "local",
+                    _node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,61 @@
+"""Who gets what of a cluster."""
+
+import math
+from dataclasses import dataclass, replace
+
+from pipelines.coordinator import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who gets what of the cluster."""
+
+    scorers: int
+    scorer_cpus: float
+    scorer_gpus: float
+    threads: int  # torch threads of a scorer
+    loader_cpus: float
+    loaders: int  # that fit beside the scorers
+    block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
+
+    def cut_to(self, progress: Progress) -> "Plan":
+        """No more scorers than there are batches, where the listing has ended and told how many: each takes seconds."""
+        if progress.listing or not progress.counts.new:
+            return self
+        return replace(self, scorers=min(self.scorers, math.ceil(progress.counts.new / self.block)))
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.scorer_gpus else "cpu"
+
+    @classmethod
+    def of(cls, resources: dict[str, float], workers: int | None) -> "Plan":
+        """One scorer per GPU, which leaves the CPUs to the loaders; without GPUs one per core.
+
+        On CPUs half of Ray's accounting goes to each stage: both may run as many processes as there are cores, and the
+        operating system gives the cores to whichever has work.
+        """
+        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        if gpus:
+            scorers = workers or gpus
+            scorer_cpus = min(0.5, 0.5 * cpus / scorers)
+            left = cpus - scorers * scorer_cpus
+            return cls(
+                scorers=scorers,
+                scorer_cpus=scorer_cpus,
+                scorer_gpus=min(1.0, gpus / scorers),
+                threads=1,
+                loader_cpus=min(1.0, left),
+                loaders=max(1, int(left)),
+                block=256,
+            )
+        scorers = workers or max(1, cpus)
+        return cls(
+            scorers=scorers,
+            scorer_cpus=0.5 * max(1, cpus) / scorers,
+            scorer_gpus=0.0,
+            threads=max(1, cpus // scorers),
+            loader_cpus=0.45,
+            loaders=max(1, cpus),
+            block=64,
+        )
