@@ -1,0 +1,148 @@
+"""What the pixels of every kind of picture mean."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radet.images import (
+    CropPolicy,
+)
+
+from .bad_inputs import (
+    cmyk_photo,
+    encoded,
+    photo,
+    png,
+    png_chunk,
+    png_rgb16,
+    rotated_exif,
+    wide_gamut_profile,
+    without_adobe_marker,
+    ycck_jpeg,
+)
+from .decoding import NATIVE, decode, distance, hamming, pillow_crop
+
+# What the pixels mean
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("policy", [CropPolicy(), NATIVE], ids=["resized", "native"])
+def test_all_orientations_show_the_same_picture(kind, orientation, policy):
+    to_stored = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    upright = photo(401, 300)
+    stored = upright.transpose(to_stored) if to_stored is not None else upright
+    options = {"TIFF": {"tiffinfo": {0x0112: orientation}}, "JPEG": {"quality": 97, "subsampling": 0}}.get(kind, {})
+    if kind != "TIFF":
+        options["exif"] = rotated_exif(orientation)[6 if kind in {"PNG", "WEBP", "AVIF"} else 0 :]
+    if kind == "WEBP":
+        options["lossless"] = True
+    picture = decode(encoded(stored, kind, **options), policy)
+    reference = decode(encoded(upright, "PNG"), policy)
+    assert (picture.header.width, picture.header.height) == (401, 300)
+    assert distance(picture.crop, reference.crop) < (3 if kind == "AVIF" else 1.5)
+    assert hamming(picture.phash, reference.phash) <= 4
+
+
+def test_sixteen_bits_keep_the_high_byte():
+    levels = np.arange(256, dtype=np.uint16) * 257
+    ramp = np.broadcast_to(levels, (256, 256))
+    grey = decode(encoded(Image.fromarray(ramp.copy()), "PNG"), NATIVE).crop
+    assert np.array_equal(grey[0, :, 0], np.arange(16, 240))
+    rgb = np.stack([ramp, ramp // 2, ramp.T], axis=-1)
+    assert np.array_equal(decode(png_rgb16(rgb), NATIVE).crop, (rgb >> 8)[16:240, 16:240])
+
+
+def test_float_pixels_run_from_zero_to_one():
+    values = np.full((224, 224), 0.5, np.float32)
+    values[0, :3] = [np.nan, -1, 7]
+    crop = decode(encoded(Image.fromarray(values), "TIFF"), NATIVE).crop
+    assert crop[0, :3, 0].tolist() == [0, 0, 255]
+    assert (crop[1:] == 128).all()
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 160, 0), (20, 30, 200), (255, 255, 255), (0, 0, 0)])
+def test_cmyk_jpegs_have_the_right_colours(colour):
+    image = Image.new("RGB", (64, 64), colour).convert("CMYK")
+    adobe = encoded(image, "JPEG", quality=98)
+    for data in (adobe, without_adobe_marker(adobe), ycck_jpeg(image)):
+        assert np.abs(decode(data).crop.astype(int) - colour).max() <= 4
+
+
+def test_cmyk_pixels_are_pillows():
+    data = encoded(cmyk_photo(), "JPEG", quality=90)
+    assert distance(decode(data).crop, pillow_crop(Image.open(io.BytesIO(data)).convert("RGB"))) < 0.1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB key", "L key", "1 key"])
+def test_transparency_is_over_white(mode):
+    image = Image.new("RGBA", (240, 240), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 120, 240))
+    match mode:
+        case "P":
+            data = encoded(image.quantize(4), "PNG")
+        case "RGB key":
+            rgb = Image.new("RGB", image.size, (0, 0, 0))
+            rgb.paste((9, 9, 9), (0, 0, 120, 240))
+            data = encoded(rgb, "PNG", transparency=(9, 9, 9))
+        case "L key":
+            grey = Image.new("L", image.size, 0)
+            grey.paste(9, (0, 0, 120, 240))
+            data = encoded(grey, "PNG", transparency=9)
+        case "1 key":
+            row = b"\0" + b"\xff" * 15 + b"\0" * 15
+            data = png(240, 240, 1, 0, row * 240, png_chunk(b"tRNS", b"\0\1"))
+        case _:
+            data = encoded(image.convert(mode), "PNG")
+    crop = decode(data, NATIVE).crop
+    assert (crop[:, :112] == 255).all()
+    assert (crop[:, 112:] == 0).all()
+
+
+def test_half_transparent_black_is_grey():
+    crop = decode(encoded(Image.new("RGBA", (64, 64), (0, 0, 0, 127)), "WEBP", lossless=True)).crop
+    assert set(np.unique(crop)) <= {127, 128}
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO", "AVIF"])
+def test_the_first_frame_of_an_animation_is_seen(kind):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(decode(data).crop.astype(int) - (255, 0, 0)).max() <= 12
+
+
+def test_png_metadata_reaches_neither_pixels_nor_warnings():
+    plain = encoded(photo(), "PNG")
+    too_long = zlib.compress(b"x" * (80 << 20), 9)
+    extras = [
+        png_chunk(b"acTL", bytes(8)),  # an animation of no frames
+        png_chunk(b"zTXt", b"prompt\0\0" + too_long),
+        png_chunk(b"iCCP", b"bad\0\0" + b"not zlib"),
+        png_chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+    ]
+    dressed = plain[:33] + b"".join(extras) + plain[33:]
+    assert np.array_equal(decode(dressed).crop, decode(plain).crop)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_profiles_are_converted_to_srgb(kind):
+    colour = (200, 80, 60)
+    image = Image.new("RGB", (64, 64), colour)
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
+    plain = decode(encoded(image, kind, **options.get(kind, {}))).crop
+    tagged = decode(encoded(image, kind, icc_profile=wide_gamut_profile(), **options.get(kind, {}))).crop
+    assert np.abs(plain.astype(int) - colour).max() <= 3
+    assert tagged[0, 0, 0] > colour[0] + 5  # the same numbers are a stronger red in a wider gamut
+    assert tagged[0, 0, 1] < colour[1] - 5
