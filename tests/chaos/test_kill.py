@@ -110,7 +110,9 @@ def sigkill(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("out", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
+@pytest.mark.parametrize(
+    "out", [pytest.param("local", marks=pytest.mark.slow), pytest.param("s3", marks=pytest.mark.s3)], indirect=True
+)
 def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Run) -> None:
     process = run.start(workers=2)
     run.wait_for_staged(process, 2)
@@ -131,7 +133,7 @@ def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Ru
         pytest.param("local", "write _runs/ after", marks=pytest.mark.slow),
         pytest.param("local", "delete _staging/ after", marks=pytest.mark.slow),
         pytest.param("s3", "upload parts/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
-        pytest.param("s3", "write _runs/ before", marks=pytest.mark.s3),
+        pytest.param("s3", "write _runs/ before", marks=[pytest.mark.slow, pytest.mark.s3]),
         pytest.param("s3", "write _runs/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
         pytest.param("s3", "delete _staging/ after", marks=[pytest.mark.slow, pytest.mark.s3]),
     ],
@@ -166,6 +168,7 @@ def test_a_worker_killed_while_scoring_costs_its_work_in_flight(run: Run, victim
     run.check(workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["local"], indirect=True)
 def test_a_node_lost_while_scoring_costs_its_work_in_flight(run: Run, cluster: Any) -> None:
     node = cluster.add_node(num_cpus=2, object_store_memory=1 << 29)
