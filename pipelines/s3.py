@@ -72,7 +72,8 @@ def _errors(what: str) -> Iterator[None]:
             raise PreconditionError(what) from error
         message = f"S3 answered {code or status} for {what}: {detail.get('Message') or 'no message'}"
         if code in _FORBIDDEN or status in (401, 403):
-            raise FetchError("forbidden", message) from error
+            mend = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do there"
+            raise FetchError("forbidden", f"{message}; {mend}") from error
         if code in _NOT_FOUND or status == 404:
             raise FetchError("not_found", message) from error
         raise FetchError("http_status", message, transient=status == 429 or status >= 500) from error

@@ -52,7 +52,7 @@ def scored_folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     """The pictures scored from their folder: evidence by file name below it."""
     out = tmp_path_factory.mktemp("folder") / "out"
     manifest = run(pictures, out)
-    rows = {os.path.relpath(name, pictures.resolve()): row for name, row in by_id(out).items()}
+    rows = {os.path.relpath(name, os.path.abspath(pictures)): row for name, row in by_id(out).items()}
     assert manifest["rows"] == len(image_files(pictures)) == len(rows)
     return pictures, rows
 
