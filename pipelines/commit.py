@@ -106,7 +106,8 @@ class Commit:
             wanted.update(table.filter(pc.equal(table["_kind"], JOIN))["sha256"].to_pylist())
         found = [SCORE.empty_table()]
         if wanted:
-            for table in self._kept(keep):
+            # Rows that give way to others included: what was scored of a content stays true of it.
+            for _, table in self._ledger.blocks(None, self._blocks):
                 self._take(table.filter(pc.equal(table["_kind"], SCORED)), wanted, found)
             committed = [m for m in self._ledger.manifests() if m["model_id"] == self._ledger.model_id]
             for part in (part for manifest in reversed(committed) for part in manifest["parts"]):

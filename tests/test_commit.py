@@ -164,6 +164,17 @@ def test_a_join_gives_way_to_the_row_that_was_scored_for_the_same_input(tmp_path
     assert rows_of(url) == {"a": 1.0}
 
 
+def test_a_duplicate_keeps_its_score_when_its_original_changes_before_the_run_is_resumed(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, _, first = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(first, block(row("a", "1"), row("b", "1", JOIN)))
+    ledger, index, second = open_run(url, tmp_path, [])
+    index.admit(0, [(digest("a", "a"), digest("changed"))])
+    ledger.stage(second, block(row("a", "5")))
+    Commit(ledger, index, second).write({})
+    assert rows_of(url) == {"a": 5.0, "b": 1.0}
+
+
 def test_nothing_is_committed_while_an_input_has_no_row(tmp_path: Path) -> None:
     url = str(tmp_path / "out")
     ledger, index, run = open_run(url, tmp_path, ["a", "b"])
