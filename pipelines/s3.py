@@ -1,9 +1,10 @@
 """S3, through one botocore client per process.
 
-Endpoint, region and credentials come from the standard AWS places (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
-profiles, instance roles). botocore is used rather than a filesystem layer because the pipeline needs three things that
-such layers hide: listing a page at a time, conditional PUTs, and an object's ETag together with its bytes. It retries
-throttling and 5xx by itself, with backoff; what is raised here has already been retried.
+Endpoint, region, credentials and retries come from the standard AWS places (AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID, AWS_MAX_ATTEMPTS, profiles, instance roles). botocore is used rather than a filesystem layer because
+the pipeline needs three things that such layers hide: listing a page at a time, conditional PUTs, and an object's ETag
+together with its bytes. It retries throttling and 5xx by itself, with backoff; what is raised here has already been
+retried.
 """
 
 from collections.abc import Iterator
@@ -38,11 +39,15 @@ class PreconditionError(Exception):
 def client() -> Any:
     """This process's S3 client; thread-safe."""
     session = botocore.session.get_session()
+    retries = {
+        "mode": session.get_config_variable("retry_mode") or "standard",
+        "max_attempts": session.get_config_variable("max_attempts") or 8,
+    }
     return session.create_client(
         "s3",
         region_name=session.get_config_variable("region") or "us-east-1",
         config=botocore.config.Config(
-            retries={"mode": "standard", "max_attempts": 8},
+            retries=retries,
             connect_timeout=5,
             read_timeout=30,
             max_pool_connections=64,

@@ -16,6 +16,8 @@ import skimage
 import torch
 from PIL import Image
 
+from .image_server import ImageServer, serve_pictures
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -165,7 +167,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3: S3Server) -> Iterator[None]:  # after S3, so that workers inherit its environment
+def web(photographs: list[Image.Image]) -> Iterator[ImageServer]:
+    """A web server that this session's runs may read from, though its address is a loopback one."""
+    with serve_pictures(photographs[0].resize((90, 90))) as server:
+        os.environ["RADET_HTTP_TRUSTED"] = server.host
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3: S3Server, web: ImageServer) -> Iterator[None]:  # after these: workers inherit the environment
     """A local Ray that the tests of this process share, so that each run starts at once."""
     import ray
 

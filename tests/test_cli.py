@@ -70,7 +70,7 @@ def test_wrong_s3_credentials_are_one_clear_line(s3: S3Server, corpus: str) -> N
 @pytest.mark.s3
 def test_a_missing_bucket_and_an_unreachable_server_are_one_clear_line(s3: S3Server, corpus: str) -> None:
     assert "nobucket" in refused("score", "s3://nobucket/x", "--out", "/tmp/o")
-    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "2"}
     assert "could not be reached" in refused("score", s3.url("x"), "--out", "/tmp/o", **nowhere)
 
 

@@ -1,15 +1,11 @@
 """The whole pipeline, on real Ray, over every kind of source."""
 
-import http.server
 import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,8 @@ from pipelines.sink import read_scores
 from radet import Detector
 
 from .bad_inputs import write_bad_inputs
-from .conftest import RADET, S3Server, write_corpus
+from .conftest import S3Server, write_corpus
+from .image_server import ImageServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -196,53 +193,18 @@ def test_another_model_scores_everything_again(tmp_path: Path, photographs: list
     assert len({row["model_id"] for row in rows}) == 2
 
 
-class _Pages(http.server.BaseHTTPRequestHandler):
-    """/ok.jpg is a picture, /flaky.jpg fails until `fixed`, anything else is not there."""
-
-    picture = b""
-    fixed = False
-
-    def do_GET(self) -> None:
-        there = self.path == "/ok.jpg" or (self.path == "/flaky.jpg" and type(self).fixed)
-        self.send_response(200 if there else 503 if self.path == "/flaky.jpg" else 404)
-        body = self.picture if there else b""
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def pages(photographs: list[Image.Image]) -> Iterator[str]:
-    buffer = io.BytesIO()
-    photographs[0].resize((90, 90)).save(buffer, "JPEG")
-    _Pages.picture = buffer.getvalue()
-    _Pages.fixed = False
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_failed_fetches_are_tried_again_only_if_they_may_succeed(tmp_path: Path, pages: str) -> None:
-    """In a process of its own: the trusted server has to be in the environment before Ray starts."""
-    urls = [f"http://{pages}/{name}" for name in ("ok.jpg", "flaky.jpg", "gone.jpg")] + ["http://10.0.0.1/a.jpg"]
+def test_failed_fetches_are_tried_again_only_if_they_may_succeed(tmp_path: Path, web: ImageServer) -> None:
+    urls = [f"http://{web.host}/{name}" for name in ("ok.jpg", "flaky.jpg", "gone.jpg")] + ["http://10.0.0.1/a.jpg"]
     src, out = tmp_path / "urls.csv", tmp_path / "out"
     src.write_text("\n".join(["uri", *urls]) + "\n")
-    env = os.environ | {"RADET_HTTP_TRUSTED": pages}
 
     def night() -> dict[str, tuple[Any, ...]]:
-        command = [RADET, "score", str(src), "--out", str(out), "--allow-http"]
-        done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        run(src, out, allow_http=True)
         return by_id(out, ["status", "scored_at"])
 
     first = night()
     assert [first[url][0] for url in urls] == ["ok", "http_status", "not_found", "blocked_address"]
-    _Pages.fixed = True
+    web.fixed = True
     second = night()
     assert [second[url][0] for url in urls] == ["ok", "ok", "not_found", "blocked_address"]
     unchanged = [urls[0], urls[2], urls[3]]
