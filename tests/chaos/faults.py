@@ -3,9 +3,11 @@
 
 RADET_TEST_FAULT     "<operation> <name prefix> <before|after>", e.g. "upload parts/ after": SIGKILL, driver and worker
 RADET_TEST_DRIVER    the driver's process id
+RADET_TEST_VICTIM    "loader", "scorer" or "stager": the first worker to reach its second batch there dies, once
 RADET_TEST_LOG       a folder: one line per scored batch, the number of images
 """
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -19,6 +21,39 @@ def install() -> None:
     if fault:
         operation, prefix, when = fault.split()
         _kill_around(operation, prefix, when)
+    victim = os.environ.get("RADET_TEST_VICTIM")
+    if victim:
+        _kill_worker(victim)
+
+
+def _kill_worker(victim: str) -> None:
+    owner: Any
+    if victim == "loader":
+        from pipelines.load import Loader as owner
+
+        name = "_load_batch"
+    elif victim == "scorer":
+        from pipelines.score import Scorer as owner
+
+        name = "__call__"
+    else:
+        import pipelines.score as owner
+
+        name = "stage"
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = itertools.count()
+
+    def mortal(*arguments: Any) -> Any:
+        if victim == "stager" or next(calls):
+            try:
+                (Path(os.environ["RADET_TEST_LOG"]).parent / "died").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(owner, name, mortal)
 
 
 def _kill_around(operation: str, prefix: str, when: str) -> None:
