@@ -27,19 +27,7 @@ def install() -> None:
 
 
 def _kill_worker(victim: str) -> None:
-    owner: Any
-    if victim == "loader":
-        from pipelines.load import Loader as owner
-
-        name = "_load_batch"
-    elif victim == "scorer":
-        from pipelines.score import Scorer as owner
-
-        name = "__call__"
-    else:
-        import pipelines.score as owner
-
-        name = "stage"
+    owner, name = _owner(victim)
     original: Callable[..., Any] = getattr(owner, name)
     calls = itertools.count()
 
@@ -54,6 +42,16 @@ def _kill_worker(victim: str) -> None:
         return original(*arguments)
 
     setattr(owner, name, mortal)
+
+
+def _owner(victim: str) -> tuple[Any, str]:
+    if victim == "loader":
+        from pipelines.load import Loader  # only here: it brings torch
+
+        return Loader, "_load_batch"
+    from pipelines import score
+
+    return (score.Scorer, "__call__") if victim == "scorer" else (score, "stage")
 
 
 def _kill_around(operation: str, prefix: str, when: str) -> None:
