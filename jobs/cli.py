@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from jobs.models import models
+from jobs.train import train
 from radet.errors import RadetError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ _console = Console(stderr=True, highlight=False)
 
 
 app.add_typer(models, name="models")
+app.command()(train)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from pipelines.schema import JOIN, SAME, SCORE, SCORED
 from radet.score import SCHEMA_VERSION
 
 PART_ROWS = 500_000
-_GROUP_ROWS = 20_000
+_GROUP_ROWS = 5_000
 
 #: What a row has of its own, also when its content was scored under another input.
 _OWN = ("id", "uri")

@@ -289,7 +289,7 @@ class Scorer:
                 found[index] = evidence.row(position)
         now = datetime.now(UTC)
         added = {name: [values.get(name) for values in found] for name in EVIDENCE}
-        added |= {"model_id": [self._detector.model_id] * len(table), "scored_at": [now] * len(table)}
+        added |= {"model_id": [self._model_id] * len(table), "scored_at": [now] * len(table)}
         table = table.drop_columns(["crop"])
         for name, values in added.items():
             table = table.append_column(name, pa.array(values, SCORE.field(name).type))

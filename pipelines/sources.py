@@ -120,7 +120,7 @@ class Manifest:
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Line number and columns; no columns for a line that cannot be read."""
-        with _open_text(self.path) as file:
+        with open_text(self.path) as file:
             if self.path.lower().endswith((".csv", ".tsv")):
                 reader = csv.DictReader(file, delimiter="\t" if self.path.lower().endswith(".tsv") else ",")
                 yield from ((reader.line_num, row) for row in reader)
@@ -176,7 +176,7 @@ class Containers:
                 _count(self.ignored, entry)
 
 
-def _open_text(path: str) -> TextIO:
+def open_text(path: str) -> TextIO:
     if path.startswith("s3://"):
         return s3fs.S3FileSystem().open(path, "r", encoding="utf-8", newline="")  # type: ignore[no-any-return]
     try:

@@ -6,22 +6,23 @@ A checkpoint is a folder: `config.json` (everything needed to score), `model.saf
 
 import hashlib
 import json
-import types
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from radet.crop import CropPolicy
 from radet.errors import ModelError
+from radet.typed import from_dict
 
 FORMAT_VERSION = 1
 
 Family = Literal["open_clip", "transformers", "timm"]
 Precision = Literal["fp32", "bf16"]
-ProbeKind = Literal["none", "gaussian", "blur", "minder"]
+FixedProbe = Literal["none", "gaussian", "blur", "minder"]
+ProbeKind = Literal[FixedProbe, "drp"]
+BranchName = Literal["semantic", "discrepancy", "lowlevel"]
 
 _BUNDLED = Path(__file__).parent / "weights"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class ProbeConfig:
     `seed`        gaussian, minder: of the noise patterns
     `blur_sigma`  blur, minder: standard deviation of the Gaussian kernel, in pixels
     `blur_size`   blur, minder: side of the kernel, in pixels, odd
+    `eps`         drp: bound on |x' - x|
+    `width`       drp: features of the first level of its network, a multiple of 8
     """
 
     kind: ProbeKind
@@ -71,12 +74,16 @@ class ProbeConfig:
     seed: int = 0
     blur_sigma: float = 0.55
     blur_size: int = 3
+    eps: float = 16 / 255
+    width: int = 48
 
     def __post_init__(self) -> None:
         if self.sigma <= 0 or self.blur_sigma <= 0 or self.draws < 1 or self.seed < 0:
             raise ModelError("config_invalid", "probe: sigma and blur_sigma must be > 0, draws >= 1, seed >= 0")
         if self.blur_size < 3 or self.blur_size % 2 == 0:
             raise ModelError("config_invalid", f"probe.blur_size must be odd and >= 3, not {self.blur_size}")
+        if not 0 < self.eps <= 1 or self.width < 8 or self.width % 8:
+            raise ModelError("config_invalid", "probe: eps must be in (0, 1] and width a multiple of 8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +109,99 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsConfig:
+    """The trained evidence (radet.branches).
+
+    `branches`        which, in the order of their fusion weights
+    `layers`          encoder blocks whose tokens are read, counted from 0
+    `token_dims`      width of each layer's token
+    `scalars`         number of scalar drifts that the discrepancy branch reads
+    `hidden`          width of the small MLPs
+    `lowlevel_width`  features of the residual CNN's first stage, a multiple of 8
+    `dropout`         while training
+    """
+
+    branches: tuple[BranchName, ...]
+    layers: tuple[int, ...]
+    token_dims: tuple[int, ...]
+    scalars: int
+    hidden: int
+    lowlevel_width: int
+    dropout: float
+
+    def __post_init__(self) -> None:
+        if not self.branches or len(set(self.branches)) != len(self.branches):
+            raise ModelError("config_invalid", "heads.branches must name one branch at least, and none twice")
+        if len(self.layers) != len(self.token_dims) or not self.layers:
+            raise ModelError("config_invalid", "heads: layers and token_dims must be as many, one at least")
+        if self.hidden < 1 or self.lowlevel_width < 8 or self.lowlevel_width % 8 or not 0 <= self.dropout < 1:
+            raise ModelError(
+                "config_invalid", "heads: hidden must be >= 1, lowlevel_width a multiple of 8, dropout in [0, 1)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """p = sigmoid(scale * logit + offset): Platt scaling, at even odds of the two classes.
+
+    `fitted_on`   which pictures, in words; `images` how many
+    `ece_before`  expected calibration error on them without and with it
+    `ece_after`
+    """
+
+    scale: float
+    offset: float
+    fitted_on: str
+    images: int
+    ece_before: float
+    ece_after: float
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ModelError("config_invalid", "calibration.scale must be > 0: a higher logit means generated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdConfig:
+    """`p_generated > value` for at most `target_fpr` of real pictures.
+
+    `achieved_fpr`  on the `images` real pictures it was fitted on, with its exact 95 % `interval`
+    `tpr`           share of the generated pictures of the same data that it finds
+    """
+
+    target_fpr: float
+    value: float
+    achieved_fpr: float
+    interval: tuple[float, float]
+    tpr: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictConfig:
+    """p > generated_above: "generated"; p < real_below: "real"; else "uncertain".
+
+    `target_fpr`  share of real pictures above the band, on the calibration data
+    `target_fnr`  share of generated pictures below it
+    """
+
+    real_below: float
+    generated_above: float
+    target_fpr: float
+    target_fnr: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.real_below <= self.generated_above <= 1:
+            raise ModelError("config_invalid", "verdict: 0 <= real_below <= generated_above <= 1 must hold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorConfig:
-    """Everything needed to score. `reference` is null where the probe is "none"."""
+    """Everything needed to score.
+
+    `reference` is null where the probe is "none"; `heads` where the detector is training-free; `calibration`,
+    `thresholds` and `verdict` where it is uncalibrated (then it gives a logit and no probability).
+    """
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -113,6 +211,16 @@ class DetectorConfig:
     encoder: EncoderConfig
     probe: ProbeConfig
     reference: ReferenceConfig | None
+    heads: HeadsConfig | None = None
+    calibration: CalibrationConfig | None = None
+    thresholds: tuple[ThresholdConfig, ...] = ()
+    verdict: VerdictConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.calibration is None) != (self.verdict is None):
+            raise ModelError("config_invalid", "calibration and verdict go together: give both, or neither")
+        if self.probe.kind == "drp" and self.heads is None:
+            raise ModelError("config_invalid", "a learned probe needs heads: without them nothing reads its drift")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -131,15 +239,22 @@ class DetectorConfig:
             raise ModelError("weights_missing", f"{folder} is no checkpoint: it has no config.json") from None
         except (OSError, ValueError) as error:
             raise ModelError("config_invalid", f"{file} cannot be read as JSON: {error}") from None
+        return cls.parse(data, str(file))
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> "DetectorConfig":
+        """The config that `to_json` wrote; `where` it came from is named in errors."""
         try:
             if isinstance(data, dict) and data.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
                 raise ModelError(
                     "config_invalid",
                     f"format_version is {data['format_version']!r}; this version of radet reads {FORMAT_VERSION}",
                 )
-            return _dataclass(cls, data, "the file")
+            return from_dict(cls, data)
         except ModelError as error:
-            raise ModelError("config_invalid", f"{file}: {error.message}") from None
+            raise ModelError("config_invalid", f"{where}: {error.message}") from None
+        except ValueError as error:
+            raise ModelError("config_invalid", f"{where}: {error}") from None
 
 
 def bundled() -> list[str]:
@@ -193,6 +308,8 @@ def identify(config: DetectorConfig, tensors_sha256: str) -> str:
     del identity["name"], identity["description"], identity["encoder"]["weights"]
     if identity["reference"] is not None:
         del identity["reference"]["source"]
+    if identity["calibration"] is not None:
+        del identity["calibration"]["fitted_on"]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(f"{canonical}\n{tensors_sha256}".encode()).hexdigest()[:16]
 
@@ -208,36 +325,3 @@ def _download(repository: str) -> Path:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON number")
-
-
-def _dataclass(cls: type[_T], data: object, where: str) -> _T:
-    """`data` as `cls`, strictly: every key known, none without default missing, every type as annotated."""
-    assert is_dataclass(cls)
-    if not isinstance(data, dict):
-        raise ModelError("config_invalid", f"{where} must be an object, not {data!r}")
-    known = {field.name for field in fields(cls)}
-    if unknown := sorted(data.keys() - known):
-        raise ModelError("config_invalid", f"{where} has the unknown key {unknown[0]!r}; known are {sorted(known)}")
-    if missing := sorted(known - data.keys()):
-        raise ModelError("config_invalid", f"{where} lacks the key {missing[0]!r}: add it")
-    hints = get_type_hints(cls)
-    prefix = "" if where == "the file" else f"{where}."
-    return cast(_T, cls(**{key: _value(hints[key], value, prefix + key) for key, value in data.items()}))
-
-
-def _value(hint: Any, value: object, where: str) -> object:
-    if is_dataclass(hint):
-        return _dataclass(cast(type[object], hint), value, where)
-    arguments = get_args(hint)
-    if get_origin(hint) in {Union, types.UnionType}:
-        return None if value is None else _value(arguments[0], value, where)
-    if get_origin(hint) is tuple and isinstance(value, list) and len(value) == len(arguments):
-        return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if get_origin(hint) is Literal and value in arguments:
-        return value
-    if hint is float and type(value) in {int, float}:
-        return float(cast(float, value))
-    if isinstance(hint, type) and type(value) is hint:  # type(): True is an int to isinstance
-        return value
-    wanted = " | ".join(map(repr, arguments)) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
-    raise ModelError("config_invalid", f"{where} must be {wanted}, not {value!r}")

@@ -1,6 +1,8 @@
-"""The detector: pictures in, evidence and scores out. Training-free form: frozen encoder, fixed probe, real reference.
+"""The detector: pictures in, evidence and scores out.
 
-    z = f(x);  x' = probe(x);  z' = f(x');  u = 1 - cos(z, z');  logit = (ln u - mean_real) / std_real
+    z = f(x);  x' = probe(x, z);  z' = f(x');  u = 1 - cos(z, z')
+    trained         logit = fuse(semantic, discrepancy, lowlevel);  p = calibrate(logit)
+    training-free   logit = (ln u - mean_real) / std_real
 
 B batch, H W pixels, C=3 channels, D embedding width, V views (clean first)
 """
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -19,18 +22,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from radet.branches import Heads, Seen
+from radet.calibration import probability, verdicts
 from radet.config import DetectorConfig, Precision, identify, resolve
-from radet.discrepancy import Drift, FrozenGaussian, measure_drift
-from radet.encoders import FrozenEncoder, load_encoder, local_path
+from radet.discrepancy import Drift, FrozenGaussian, log_drift, measure_drift
+from radet.encoders import FrozenEncoder, Look, load_encoder, local_path
 from radet.errors import ConfigError, ModelError
-from radet.probes import build_probe
+from radet.probes import LearnedProbe, build_probe
 from radet.rows import ImageLike, read_row
 from radet.score import Score, Verdict
 
 Floats = NDArray[np.float32]
 
 _CUDA_BATCH = 64
-_TINY = 1e-12  # floor of u before the logarithm: a picture whose embedding does not move at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +61,20 @@ class Evidence:
         return found
 
 
+class Outcome(NamedTuple):
+    """What the detector computed of B pictures, differentiable; None and {} where it has no such part."""
+
+    drift: Drift | None
+    mahalanobis: Tensor | None  # [B]
+    fused: Tensor | None  # logit [B]
+    branches: dict[str, Tensor]  # logit [B] by branch
+
+
 class Detector(nn.Module):
     """A checkpoint, ready to score. `config` says what it is, `model_id` identifies it (radet.config.model_id).
 
     A picture's score never depends on its neighbours. On a CPU pictures pass through the encoder one by one, which is
-    bit-exact and no slower (BLAS blocks differ with the batch); on CUDA in batches.
+    bit-exact (BLAS blocks differ with the batch); on CUDA in batches.
     """
 
     def __init__(
@@ -71,18 +84,24 @@ class Detector(nn.Module):
         covariance: FrozenGaussian | None,
         folder: Path = Path(),
     ) -> None:
-        """`covariance` is None exactly where `config.reference` is: then there are drifts but no logit.
+        """`covariance` is None exactly where `config.reference` is. Probe and heads start untrained.
 
         `folder` is where encoder weights with a relative path lie: the checkpoint's folder.
         """
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.probe = build_probe(config.probe, config.crop.size)
+        self.probe = build_probe(config.probe, config.crop.size, encoder.dim)
         self.covariance = covariance
+        self.heads = None if config.heads is None else Heads(config.heads, encoder.dim)
         self.folder = folder
-        self.model_id = identify(config, hashlib.sha256(self._packed()).hexdigest())
+        self.layers = () if config.heads is None else config.heads.layers
         self.train(False)
+
+    @property
+    def model_id(self) -> str:
+        """Of the tensors as they are now."""
+        return identify(self.config, hashlib.sha256(self._packed()).hexdigest())
 
     @classmethod
     def from_pretrained(
@@ -98,9 +117,10 @@ class Detector(nn.Module):
         config = DetectorConfig.read(folder)
         if precision is not None:
             config = replace(config, precision=precision)
-        covariance = _read_covariance(folder / "model.safetensors", config)
         encoder = load_encoder(config.encoder, folder, precision=config.precision)
-        return cls(config, encoder, covariance, folder).to(device)
+        detector = cls(config, encoder, None, folder)
+        detector.restore(config, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+        return detector.to(device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; copy encoder weights only where they lie in the checkpoint."""
@@ -117,39 +137,76 @@ class Detector(nn.Module):
         else:
             shutil.copyfile(weights, target)
 
-    def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Embeddings z_BD of pixels in [0, 1], fp32; a picture's does not depend on its neighbours."""
-        return torch.cat([self.encoder.embed(chunk_BCHW) for chunk_BCHW in self._chunks(x_BCHW)])
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        *,
+        clean: Look | None = None,
+        eps: float | Tensor | None = None,
+        views: Sequence[Tensor] | None = None,
+    ) -> Outcome:
+        """Pixels in [0, 1] -> everything that can be said of them, as one batch.
 
-    def drift(self, x_BCHW: Tensor) -> Drift | None:
-        """Drift of pixels in [0, 1], in fp64; None where the probe is "none"."""
-        z_BD = self.embed(x_BCHW)
-        if not self.probe.groups:
-            return None
-        z_VBD = [z_BD, *(self.embed(view_BCHW) for view_BCHW in self.probe.views(x_BCHW, z_BD))]
-        return measure_drift([z.double() for z in z_VBD], self.probe.groups)
+        `clean` is the clean pass where it is known already; `eps` stands for a learned probe's own, one number or one
+        for each picture as [B, 1, 1, 1]; `views` for what the probe would make of the pixels (radet.controls).
+        Gradients reach probe and heads, never the encoder.
+        """
+        if clean is None:
+            with torch.no_grad():
+                clean = self.encoder.look(x_BCHW, self.layers)
+        drift = mahalanobis = None
+        scalars = x_BCHW.new_empty((len(x_BCHW), 0))
+        if self.probe.groups:
+            drift = self.drift(x_BCHW, clean, eps, views)
+            if self.covariance is not None:
+                mahalanobis = self.covariance.mahalanobis(drift.delta)
+            scalars = log_scalars(drift, mahalanobis)
+        if self.heads is None:
+            return Outcome(drift, mahalanobis, None, {})
+        delta = torch.zeros_like(clean.z) if drift is None else drift.delta.float()
+        return Outcome(drift, mahalanobis, *self.heads(Seen(x_BCHW, clean.tokens, scalars, delta)))
+
+    def drift(
+        self,
+        x_BCHW: Tensor,
+        clean: Look,
+        eps: float | Tensor | None = None,
+        views: Sequence[Tensor] | None = None,
+    ) -> Drift:
+        """How far the probe moves what the encoder sees; arguments as in `forward`. Only where the probe has views."""
+        if views is None:
+            if isinstance(self.probe, LearnedProbe):
+                views = self.probe.views(x_BCHW, clean.z, eps)
+            else:
+                views = self.probe.views(x_BCHW, clean.z)
+        return measure_drift([clean, *(self.encoder.look(view, self.layers) for view in views)], self.probe.groups)
+
+    def pixels(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Iterator[Tensor]:
+        """Crops of the checkpoint's size, uint8 [B, size, size, 3], as x_BCHW in the chunks that pass together: one by
+        one on a CPU. Raises ConfigError for another shape or type."""
+        crops_BHWC = self._checked(crops_BHWC)
+        step = 1 if self.device.type == "cpu" else _CUDA_BATCH
+        for start in range(0, len(crops_BHWC), step):
+            yield to_pixels(crops_BHWC[start : start + step].to(self.device))
 
     def evidence(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Evidence:
         """What is to be seen in crops of the checkpoint's size: uint8 [B, size, size, 3], B >= 0.
 
         Raises ConfigError for another shape or type, ModelError("numeric_selftest_failed") for a number not finite.
         """
-        crops_BHWC = self._checked(crops_BHWC)
         with torch.inference_mode():
-            found = [self._measure(chunk_BHWC) for chunk_BHWC in self._chunks(crops_BHWC)]
+            parts = [self._columns(self(x_BCHW)) for x_BCHW in self.pixels(crops_BHWC)]
         columns = {
-            name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in found)], dtype=np.float32)
-            for name in self._columns
+            name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in parts)], dtype=np.float32)
+            for name in self._evidence_names
         }
         if not all(np.isfinite(column).all() for column in columns.values()):
             raise ModelError("numeric_selftest_failed", f"{self.config.name} gave a score that is no finite number")
-        return Evidence(
-            logit=columns.get("logit_discrepancy"),
-            logit_discrepancy=columns.get("logit_discrepancy"),
-            drift_cosine=columns.get("drift_cosine"),
-            drift_l2=columns.get("drift_l2"),
-            drift_mahalanobis=columns.get("drift_mahalanobis"),
-        )
+        calibration, verdict = self.config.calibration, self.config.verdict
+        if calibration is None or verdict is None:
+            return Evidence(verdict=None, **columns)
+        columns["p_generated"] = probability(columns["logit"], calibration)
+        return Evidence(**columns, verdict=verdicts(columns["p_generated"], verdict))
 
     def score(
         self, images: Sequence[ImageLike], *, ids: Sequence[str] | None = None, batch_size: int = 32
@@ -162,6 +219,7 @@ class Detector(nn.Module):
         if ids is not None and len(ids) != len(images):
             raise ConfigError(f"{len(images)} images and {len(ids)} ids: give one id for each image")
         scores: list[Score] = []
+        model_id = self.model_id
         for start in range(0, len(images), batch_size):
             rows = [
                 read_row(image, position, self.config.crop)
@@ -175,36 +233,75 @@ class Detector(nn.Module):
                 if row.crop is not None and evidence is not None:
                     facts |= evidence.row(seen)
                     seen += 1
-                scores.append(Score(**facts, model_id=self.model_id, scored_at=now))
+                scores.append(Score(**facts, model_id=model_id, scored_at=now))
         return scores
 
     @property
     def device(self) -> torch.device:
         return next(self.encoder.parameters()).device
 
-    def _chunks(self, batch: Tensor) -> Iterator[Tensor]:
-        step = 1 if self.device.type == "cpu" else _CUDA_BATCH
-        return (batch[start : start + step] for start in range(0, len(batch), step))
+    def restore(self, config: DetectorConfig, tensors: dict[str, Tensor], source: object) -> None:
+        """Take covariance, probe and heads from `tensors` (`own_tensors` of a detector with this config), strictly.
+
+        Raises ModelError("weights_mismatch") that names `source`.
+        """
+        found = {key.removeprefix("covariance."): value for key, value in tensors.items()}
+        covariance = {key: found[key] for key in FrozenGaussian.NAMES if f"covariance.{key}" in tensors}
+        dim, leading = config.encoder.dim, len(covariance.get("values_K", ()))
+        shapes = {"mean_D": (dim,), "vectors_DK": (dim, leading), "values_K": (leading,), "tail": ()}
+        wanted = shapes if config.reference is not None else {}
+        self.covariance = None
+        own = self.own_tensors()
+        rest = {key: value for key, value in tensors.items() if not key.startswith("covariance.")}
+        if {key: tuple(value.shape) for key, value in covariance.items()} != wanted or (
+            {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in rest.items()}
+        ):
+            raise ModelError("weights_mismatch", f"{source} does not hold the tensors that its config.json calls for")
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(rest[key])
+        if covariance:
+            self.covariance = FrozenGaussian(**covariance).to(self.device)
+        self.config = config
 
     @property
-    def _columns(self) -> list[str]:
-        """The evidence that this checkpoint yields."""
-        if not self.probe.groups:
-            return []
-        drifts = ["drift_cosine", "drift_l2"]
-        return drifts if self.covariance is None else [*drifts, "drift_mahalanobis", "logit_discrepancy"]
+    def look_widths(self) -> tuple[int, ...]:
+        """Widths of what a pass of the encoder gives: the embedding's, then each layer's token's."""
+        return (self.encoder.dim, *(() if self.config.heads is None else self.config.heads.token_dims))
 
-    def _measure(self, crops_BHWC: Tensor) -> dict[str, NDArray[np.float64]]:
-        drift = self.drift(to_pixels(crops_BHWC.to(self.device)))
-        if drift is None:
-            return {}
-        columns = {"drift_cosine": drift.cosine, "drift_l2": drift.l2}
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the checkpoint that is not the encoder's, by name; no copies."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+
+    @property
+    def _evidence_names(self) -> list[str]:
+        """The fields of an Evidence that this detector fills, before calibration."""
+        names: list[str] = []
+        if self.probe.groups:
+            names += ["drift_cosine", "drift_l2"]
+        if self.config.reference is not None and self.probe.groups:
+            names += ["drift_mahalanobis"]
+        if self.heads is not None:
+            names += ["logit", *(f"logit_{name}" for name in self.heads.branches)]
+        elif "drift_mahalanobis" in names:
+            names += ["logit", "logit_discrepancy"]
+        return names
+
+    def _columns(self, outcome: Outcome) -> dict[str, NDArray[np.float64]]:
+        """What the outcome says, by `_evidence_names`."""
+        found: dict[str, Tensor] = {}
+        if outcome.drift is not None:
+            found |= {"drift_cosine": outcome.drift.cosine, "drift_l2": outcome.drift.l2}
+        if outcome.mahalanobis is not None:
+            found["drift_mahalanobis"] = outcome.mahalanobis
         reference = self.config.reference
-        if self.covariance is not None and reference is not None:
-            log_B = drift.cosine.clamp_min(_TINY).log()
-            columns["drift_mahalanobis"] = self.covariance.mahalanobis(drift.delta)
-            columns["logit_discrepancy"] = (log_B - reference.log_drift_mean) / reference.log_drift_std
-        return {name: column.cpu().numpy() for name, column in columns.items()}
+        if outcome.fused is not None:
+            found["logit"] = outcome.fused
+            found |= {f"logit_{name}": logit_B for name, logit_B in outcome.branches.items()}
+        elif outcome.drift is not None and reference is not None:
+            logit_B = (log_drift(outcome.drift.cosine) - reference.log_drift_mean) / reference.log_drift_std
+            found |= {"logit": logit_B, "logit_discrepancy": logit_B}
+        return {name: column.double().cpu().numpy() for name, column in found.items()}
 
     def _checked(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Tensor:
         size = self.config.crop.size
@@ -219,8 +316,13 @@ class Detector(nn.Module):
 
     def _packed(self) -> bytes:
         """model.safetensors: our own tensors, without the encoder's."""
-        own = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
-        return save({key: value.cpu().contiguous() for key, value in own.items()})
+        return save({key: value.cpu().contiguous() for key, value in self.own_tensors().items()})
+
+
+def log_scalars(drift: Drift, mahalanobis: Tensor | None) -> Tensor:
+    """What the discrepancy branch reads of a drift: ln of u, l2, m2 (where it is measured) and of each layer's u."""
+    columns = [drift.cosine, drift.l2, *([] if mahalanobis is None else [mahalanobis])]
+    return log_drift(torch.cat([torch.stack(columns, dim=1), drift.layers], dim=1)).float()
 
 
 def to_pixels(crops_BHWC: Tensor) -> Tensor:
@@ -237,16 +339,10 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return device
 
 
-def _read_covariance(file: Path, config: DetectorConfig) -> FrozenGaussian | None:
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        tensors = load(file.read_bytes())
+        return load(file.read_bytes())
     except FileNotFoundError:
         raise ModelError("weights_missing", f"{file} does not exist") from None
     except safetensors.SafetensorError as error:
         raise ModelError("weights_mismatch", f"{file} is no readable safetensors file: {error}") from None
-    own = {key.removeprefix("covariance."): value for key, value in tensors.items()}
-    dim, leading = config.encoder.dim, len(own.get("values_K", ()))
-    shapes = {"mean_D": (dim,), "vectors_DK": (dim, leading), "values_K": (leading,), "tail": ()}
-    if {key: tuple(value.shape) for key, value in own.items()} != (shapes if config.reference is not None else {}):
-        raise ModelError("weights_mismatch", f"{file} does not hold the tensors that its config.json calls for")
-    return FrozenGaussian(**own) if own else None

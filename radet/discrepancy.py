@@ -1,8 +1,9 @@
 """Drift: how far the embedding of a picture moves when its pixels are perturbed (METHOD: s, d, Delta, m2).
 
-B batch, D embedding width, V views (clean first), K leading eigenvectors, N pictures
+B batch, D embedding width, V views (clean first), L layers, K leading eigenvectors, N pictures
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from radet.encoders import Look
 from radet.probes import Group
 
 _LEADING = 64
+_TINY = 1e-12  # floor of a drift before its logarithm: a picture whose embedding does not move at all
 
 
 class Drift(NamedTuple):
@@ -21,6 +24,7 @@ class Drift(NamedTuple):
     cosine: Tensor  # [B], in [0, 2]
     l2: Tensor  # [B], >= 0
     delta: Tensor  # [B, D]
+    layers: Tensor  # cosine drift of each layer's token, [B, L]
 
 
 def cosine_drift(a_BD: Tensor, b_BD: Tensor) -> Tensor:
@@ -32,23 +36,35 @@ def cosine_drift(a_BD: Tensor, b_BD: Tensor) -> Tensor:
     return (a_BD - b_BD).square().sum(-1) / 2
 
 
-def measure_drift(z_VBD: list[Tensor], groups: tuple[Group, ...]) -> Drift:
-    """The drift between embeddings, `groups` as in radet.probes. Of one picture at a time: never mixes the batch."""
-    cosine_GB, l2_GB, delta_GBD = [], [], []
+def measure_drift(looks: Sequence[Look], groups: tuple[Group, ...]) -> Drift:
+    """The drift between passes (the clean one first), `groups` as in radet.probes. Of one picture at a time: never
+    mixes the batch. Computed in fp64: a drift is a small difference of two large things."""
+    z_VBD = [look.z.double() for look in looks]
+    found: list[Drift] = []
     for group in groups:
         pairs = [(z_VBD[i], z_VBD[j]) for i, j in group]
         delta_PBD = torch.stack([a_BD - b_BD for a_BD, b_BD in pairs])
-        cosine_GB.append(torch.stack([cosine_drift(a_BD, b_BD) for a_BD, b_BD in pairs]).mean(0))
-        l2_GB.append(delta_PBD.norm(dim=-1).mean(0))
-        delta_GBD.append(delta_PBD.mean(0))
-    cosine = torch.stack(cosine_GB)
-    least_1B = cosine.argmin(0, keepdim=True)
-    delta = torch.stack(delta_GBD)
-    return Drift(
-        cosine.gather(0, least_1B)[0],
-        torch.stack(l2_GB).gather(0, least_1B)[0],
-        delta.gather(0, least_1B[..., None].expand(-1, -1, delta.shape[-1]))[0],
-    )
+        cosine_B = torch.stack([cosine_drift(a_BD, b_BD) for a_BD, b_BD in pairs]).mean(0)
+        layers_PBL = torch.stack([_layer_drifts(looks[i], looks[j]) for i, j in group])
+        found.append(Drift(cosine_B, delta_PBD.norm(dim=-1).mean(0), delta_PBD.mean(0), layers_PBL.mean(0)))
+    least_1B = torch.stack([drift.cosine for drift in found]).argmin(0, keepdim=True)
+    cosine, l2, delta, layers = (torch.stack(column) for column in zip(*found, strict=True))
+
+    def pick(column: Tensor) -> Tensor:
+        index = least_1B.reshape(1, -1, *[1] * (column.ndim - 2)).expand(1, *column.shape[1:])
+        return column.gather(0, index)[0]
+
+    return Drift(pick(cosine), pick(l2), pick(delta), pick(layers))
+
+
+def log_drift(drift: Tensor) -> Tensor:
+    """ln of a drift, floored."""
+    return drift.clamp_min(_TINY).log()
+
+
+def _layer_drifts(a: Look, b: Look) -> Tensor:
+    drifts = [cosine_drift(p_BD.double(), q_BD.double()) for p_BD, q_BD in zip(a.tokens, b.tokens, strict=True)]
+    return torch.stack(drifts, dim=1) if drifts else a.z.new_empty((len(a.z), 0), dtype=torch.float64)
 
 
 class FrozenGaussian(nn.Module):
@@ -61,6 +77,8 @@ class FrozenGaussian(nn.Module):
     D - K others (probabilistic PCA). That is exact in the leading directions and treats the rest as isotropic; it makes
     1280 x 1280 numbers 64 x 1280.
     """
+
+    NAMES = ("mean_D", "vectors_DK", "values_K", "tail")
 
     def __init__(self, mean_D: Tensor, vectors_DK: Tensor, values_K: Tensor, tail: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Frozen encoders: pixels in, one embedding a picture out. The weights are strict and identified by hash.
+"""Frozen encoders: pixels in, an embedding and tokens of the layers out. The weights are strict, identified by hash.
 
 Three libraries build the towers: open_clip (CLIP and kin), transformers (DINOv2, DINOv3), timm (small networks).
 Each is imported when a checkpoint needs it, because each costs seconds and hundreds of megabytes.
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, cast
 
 import safetensors
 import torch
@@ -20,19 +20,33 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from radet.config import EncoderConfig, Family, Precision
-from radet.errors import ModelError
+from radet.errors import ConfigError, ModelError
 
 Readout = Callable[[Any], Tensor]
 
+#: Where each kind of transformers model keeps its blocks, by `model_type`.
+_TRANSFORMERS = {
+    "dinov2": "encoder.layer",
+    "dinov2_with_registers": "encoder.layer",
+    "dinov3_vit": "model.layer",
+    "siglip_vision_model": "encoder.layers",
+}
 
-class Encoder(Protocol):
-    """What the detector needs of an encoder."""
 
-    dim: int
+class Built(NamedTuple):
+    """A tower as its library builds it."""
 
-    def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Pixels in [0, 1], fp32 -> embeddings z_BD, fp32. Normalises the pixels itself."""
-        ...
+    tower: nn.Module
+    readout: Readout  # what the tower returns -> z_BD
+    blocks: str  # path of the list of blocks, for `FrozenEncoder.look`
+    class_token: bool = True  # whether a transformer's first token stands for the whole picture
+
+
+class Look(NamedTuple):
+    """What one pass saw of B pictures, fp32."""
+
+    z: Tensor  # embedding, not normalised, [B, D]
+    tokens: tuple[Tensor, ...]  # one per layer asked for, [B, D_l]
 
 
 class FrozenEncoder(nn.Module):
@@ -41,11 +55,13 @@ class FrozenEncoder(nn.Module):
     Gradients still flow through to the pixels, which is how a probe is trained against it.
     """
 
-    def __init__(self, tower: nn.Module, readout: Readout, config: EncoderConfig, precision: Precision) -> None:
+    def __init__(self, built: Built, config: EncoderConfig, precision: Precision) -> None:
         super().__init__()
         self.dim = config.dim
-        self.tower = tower.requires_grad_(False)
-        self.readout = readout
+        self.tower = built.tower.requires_grad_(False)
+        self.readout = built.readout
+        self.class_token = built.class_token
+        self._blocks = built.blocks
         self.precision = precision
         self.mean: Tensor
         self.std: Tensor
@@ -66,6 +82,48 @@ class FrozenEncoder(nn.Module):
         ):
             return self.readout(self.tower((x_BCHW - self.mean) / self.std)).float()
 
+    def look(self, x_BCHW: Tensor, layers: tuple[int, ...]) -> Look:
+        """`embed`, and the tokens of the blocks numbered `layers` (from 0), which the pass computes anyway.
+
+        A transformer block's token is its class token (the mean token where there is none); a convolutional block's is
+        mean and standard deviation of each channel over the picture. Not for two threads at once.
+        """
+        taken: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                taken[layer] = self._token(output)
+
+            return hook
+
+        hooks = [self.blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            z_BD = self.embed(x_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return Look(z_BD, tuple(taken[layer] for layer in layers))
+
+    def token_dims(self, layers: tuple[int, ...], size: int) -> tuple[int, ...]:
+        """Width of each layer's token, for pictures of `size` pixels. Raises ConfigError for a layer not there."""
+        if wrong := [layer for layer in layers if not 0 <= layer < len(self.blocks)]:
+            raise ConfigError(f"layers: the encoder has blocks 0 to {len(self.blocks) - 1}, not {wrong[0]}")
+        with torch.inference_mode():
+            pixels = torch.zeros((1, 3, size, size), device=self.mean.device)
+            return tuple(token.shape[-1] for token in self.look(pixels, layers).tokens)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The tower's blocks, in order."""
+        return cast(nn.ModuleList, self.tower.get_submodule(self._blocks))
+
+    def _token(self, output: Any) -> Tensor:
+        output = output[0] if isinstance(output, tuple) else output
+        if output.ndim == 3:  # [B, N, D]
+            return _identity(output[:, 0] if self.class_token else output.mean(1)).float()
+        maps_BDHW = output.float()
+        return torch.cat([maps_BDHW.mean((2, 3)), maps_BDHW.std((2, 3))], dim=1)
+
 
 def load_encoder(config: EncoderConfig, folder: Path, *, precision: Precision = "fp32") -> FrozenEncoder:
     """The encoder that a checkpoint names; `folder` is the checkpoint's, for relative weights.
@@ -73,15 +131,15 @@ def load_encoder(config: EncoderConfig, folder: Path, *, precision: Precision = 
     Raises ModelError: "weights_missing", "weights_mismatch" (other tensors than the model's, or another sha256),
     "config_invalid" (no such model).
     """
-    tower, readout = _LOADERS[config.family](config.name, config.weights, folder)
-    found = tensor_sha256(tower.state_dict())
+    built = _LOADERS[config.family](config.name, config.weights, folder)
+    found = tensor_sha256(built.tower.state_dict())
     if found != config.sha256:
         raise ModelError(
             "weights_mismatch",
             f"the encoder weights {config.weights!r} have sha256 {found[:12]}..., the checkpoint was made with "
             f"{config.sha256[:12]}...: restore the original file",
         )
-    return FrozenEncoder(tower, readout, config, precision)
+    return FrozenEncoder(built, config, precision)
 
 
 def describe(
@@ -98,10 +156,10 @@ def describe(
 
     `size` is the side, in pixels, of the pictures it will see. Raises ModelError as `load_encoder` does.
     """
-    tower, readout = _LOADERS[family](name, weights, folder)
+    built = _LOADERS[family](name, weights, folder)
     with torch.inference_mode():
-        dim = readout(tower.eval()(torch.zeros(1, 3, size, size))).shape[-1]
-    sha256 = tensor_sha256(tower.state_dict())
+        dim = built.readout(built.tower.eval()(torch.zeros(1, 3, size, size))).shape[-1]
+    sha256 = tensor_sha256(built.tower.state_dict())
     return EncoderConfig(family=family, name=name, weights=weights, sha256=sha256, mean=mean, std=std, dim=dim)
 
 
@@ -120,7 +178,7 @@ def local_path(weights: str, folder: Path) -> Path | None:
     return None if weights.startswith(("hub:", "package:")) else folder / weights
 
 
-def _load_open_clip(name: str, weights: str, folder: Path) -> tuple[nn.Module, Readout]:
+def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
     import open_clip  # noqa: PLC0415
 
     if open_clip.get_model_config(name) is None:
@@ -133,16 +191,20 @@ def _load_open_clip(name: str, weights: str, folder: Path) -> tuple[nn.Module, R
         with _library_errors(weights):
             # By itself first, because create_model calls every failure, of the network too, a RuntimeError.
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
-            return open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual, _identity
+            tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual
+            return Built(tower, _identity, "transformer.resblocks")
     with _silent_root_logger():  # "Model initialized randomly": true for the microsecond until the next line
-        tower: nn.Module = open_clip.create_model(name, load_weights=False).visual
+        tower = open_clip.create_model(name, load_weights=False).visual
     _load_strictly(tower, _read_safetensors(path), path)
-    return tower, _identity
+    return Built(tower, _identity, "transformer.resblocks")
 
 
-def _load_transformers(name: str, weights: str, folder: Path) -> tuple[nn.Module, Readout]:
+def _load_transformers(name: str, weights: str, folder: Path) -> Built:
     from transformers import AutoModel  # noqa: PLC0415
 
+    if name not in _TRANSFORMERS:
+        known = ", ".join(_TRANSFORMERS)
+        raise ModelError("config_invalid", f"encoder.name is {name!r}; of transformers, radet knows {known}")
     path = local_path(weights, folder)
     if path is not None and not (path / "config.json").is_file():
         raise ModelError("weights_missing", f"{path} is no transformers model: it has no config.json")
@@ -156,10 +218,10 @@ def _load_transformers(name: str, weights: str, folder: Path) -> tuple[nn.Module
         raise ModelError("weights_mismatch", f"{weights!r} does not fit its own config.json: {wrong[0]} and others")
     if tower.config.model_type != name:
         raise ModelError("config_invalid", f"encoder.name is {name!r}, the weights are a {tower.config.model_type!r}")
-    return tower, _pooler_output
+    return Built(tower, _pooler_output, _TRANSFORMERS[name], class_token=name != "siglip_vision_model")
 
 
-def _load_timm(name: str, weights: str, folder: Path) -> tuple[nn.Module, Readout]:
+def _load_timm(name: str, weights: str, folder: Path) -> Built:
     import timm  # noqa: PLC0415
 
     path = local_path(weights, folder)
@@ -168,14 +230,15 @@ def _load_timm(name: str, weights: str, folder: Path) -> tuple[nn.Module, Readou
     if weights.startswith("hub:"):
         with _library_errors(weights):
             hub = {"hf_hub_id": _hub_reference(weights, "timm")}
-            return timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=hub), _identity
-    tower: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+            tower: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=hub)
+            return Built(tower, _identity, "blocks")
+    tower = timm.create_model(name, pretrained=False, num_classes=0)
     state = _read_safetensors(path) if path else _read_package(weights, tower.state_dict())
     _load_strictly(tower, state, weights)
-    return tower, _identity
+    return Built(tower, _identity, "blocks")
 
 
-_LOADERS: dict[Family, Callable[[str, str, Path], tuple[nn.Module, Readout]]] = {
+_LOADERS: dict[Family, Callable[[str, str, Path], Built]] = {
     "open_clip": _load_open_clip,
     "transformers": _load_transformers,
     "timm": _load_timm,

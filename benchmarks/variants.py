@@ -1,0 +1,175 @@
+"""What each part of RA-Det adds, on generators that training has not seen: variants of one recipe, several seeds.
+
+python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml [--only full ...] [--seeds 3] [--epochs 6]
+
+    linear      the frozen-encoder linear probe: no probe, the last block's token alone (the baseline to beat)
+    layers      the semantic branch alone, tokens of all the recipe's layers
+    lowlevel    the low-level branch alone
+    gaussian    all branches, seeded noise instead of the learned probe (RA-Det without DRP)
+    no-margin   all branches and the learned probe, without the contrastive margin
+    full        the recipe
+
+Training-free RIGID and MINDER are rows too: their drift is the score. Every row is judged on the same validation
+pictures: AUROC with a 95 % bootstrap interval, AP, TPR at 1 and 5 % false positives, and the mean AUROC over the pair
+groups of manifest.csv, where both classes show the same kind of thing. The learned probe's controls follow `full`.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.machine import save
+from radet.config import ProbeConfig
+from radet.controls import run_controls
+from radet.feed import LabelledFile, LocalFeed, list_tree
+from radet.fit import fit_reference, read_crops
+from radet.loop import Floats, Progress, Run, Watcher
+from radet.metrics import auroc, average_precision, bootstrap, tpr_at
+from radet.recipe import MarginConfig, Recipe
+from radet.training import StepReport, new_detector
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """Recipes by name."""
+    none = replace(recipe.probe, kind="none")
+    noise = replace(recipe.probe, kind="gaussian", sigma=0.05)
+    last = recipe.layers[-1:]
+    return {
+        "linear": replace(recipe, probe=none, branches=("semantic",), layers=last, hidden=1),
+        "layers": replace(recipe, probe=none, branches=("semantic",)),
+        "lowlevel": replace(recipe, probe=none, branches=("lowlevel",), layers=last),
+        "gaussian": replace(recipe, probe=noise),
+        "no-margin": replace(recipe, margin=MarginConfig(weight=0.0)),
+        "full": recipe,
+    }
+
+
+def pair_groups(manifest: Path) -> dict[str, str]:
+    """Pair group by file name."""
+    with manifest.open(encoding="utf-8") as file:
+        return {Path(row["path"]).name: row["pair_group"] for row in csv.DictReader(file)}
+
+
+def judge(score: Floats, files: list[LabelledFile], groups: dict[str, str]) -> dict[str, Any]:
+    """The figures of one row."""
+    label = np.array([file.generated for file in files])
+    group = np.array([groups.get(file.path.name, "") for file in files])
+    paired = {
+        name: auroc(score[group == name], label[group == name])
+        for name in sorted(set(group.tolist()) - {""})
+        if 0 < label[group == name].mean() < 1
+    }
+    sources = np.array([file.source for file in files])
+    by_generator = {
+        name: auroc(score[~label | (sources == name)], label[~label | (sources == name)])
+        for name in sorted(set(sources[label].tolist()))
+    }
+    return {
+        "auroc": auroc(score, label),
+        "interval": bootstrap(auroc, score, label, draws=500),
+        "ap": average_precision(score, label),
+        "tpr_1": tpr_at(score, label, 0.01),
+        "tpr_5": tpr_at(score, label, 0.05),
+        "pairs": float(np.mean(list(paired.values()))),
+        "by_pair": paired,
+        "by_generator": by_generator,
+    }
+
+
+class Printer(Watcher):
+    """A line an epoch."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._begun = name, time.monotonic()
+
+    def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
+        if step % 10 == 0:
+            print(
+                f"  {self._name} {epoch}:{step}/{steps} loss {report.loss:.3f} margin {report.margin:.3f}", flush=True
+            )
+
+    def validated(self, progress: Progress, logits: Floats) -> None:  # noqa: ARG002
+        last = progress.history[-1]
+        spent = time.monotonic() - self._begun
+        print(f"{self._name} epoch {last['epoch']}: AUROC {last['val_auroc']:.3f} ({spent:.0f} s)", flush=True)
+
+
+def trained(name: str, recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Run:
+    run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
+    run.go(Printer(name))
+    return run
+
+
+def training_free(
+    recipe: Recipe, probe: ProbeConfig, training: list[LabelledFile], validation: list[LabelledFile]
+) -> Floats:
+    """Cosine drift of each validation picture."""
+    encoder = new_detector(recipe).config.encoder
+    real = [file.path for file in training if not file.generated][: recipe.reference_images]
+    words = {"name": probe.kind, "description": "", "source": "training pictures"}
+    detector = fit_reference(encoder, probe, read_crops(real, recipe.crop), crop=recipe.crop, **words)
+    logit = detector.evidence(np.stack(list(_crops(validation, recipe)))).logit
+    assert logit is not None
+    return logit.astype(np.float64)
+
+
+def _crops(files: list[LabelledFile], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
+    return read_crops((file.path for file in files), recipe.crop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("val", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe.read(arguments.config)
+    if arguments.epochs:
+        recipe = replace(recipe, epochs=arguments.epochs)
+    training, validation = list_tree(arguments.train), list_tree(arguments.val)
+    groups = pair_groups(arguments.val.parent / "manifest.csv")
+    results: list[dict[str, Any]] = []
+
+    def note(name: str, seed: int, score: Floats, **more: Any) -> None:
+        results.append({"variant": name, "seed": seed, **judge(score, validation, groups), **more})
+        print(json.dumps({key: value for key, value in results[-1].items() if key != "by_generator"}), flush=True)
+        if arguments.save:
+            save(arguments.save, results)
+
+    for name, probe in (("rigid", ProbeConfig(kind="gaussian")), ("minder", ProbeConfig(kind="minder"))):
+        if not arguments.only or name in arguments.only:
+            note(name, 0, training_free(recipe, probe, training, validation))
+    for name, variant in variants(recipe).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        for seed in range(arguments.seeds if name in ("gaussian", "no-margin", "full") else 1):
+            run = trained(f"{name}/{seed}", replace(variant, seed=seed), training, validation)
+            assert run.best is not None
+            controls = {}
+            if name == "full":
+                run.detector.restore(run.best.config, run.best.tensors, "the best epoch")
+                mixed = np.random.default_rng(0).permutation(len(validation))
+                files = [validation[position] for position in mixed]
+                label = np.array([file.generated for file in files])
+                found = run_controls(run.detector, _crops(files, recipe), label)
+                controls = {"controls": {key: control._asdict() for key, control in found.items()}}
+            note(name, seed, run.best.logits, epochs=run.progress.epoch, **controls)
+
+
+if __name__ == "__main__":
+    main()

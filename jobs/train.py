@@ -1,0 +1,65 @@
+"""`radet train`: a labelled corpus and a recipe in, a calibrated checkpoint out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from radet.errors import ConfigError
+
+
+def train(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
+    ],
+    val: Annotated[str, typer.Option(help="Other pictures of the same form: they choose epoch and thresholds.")],
+    config: Annotated[Path, typer.Option(help="The recipe, YAML: see jobs/train-lite.yaml.")],
+    out: Annotated[str, typer.Option(help="The checkpoint: a folder or s3://bucket/prefix.")],
+    workers: Annotated[str, typer.Option(help="Training processes: a number, or LEAST:MOST to be elastic.")] = "1",
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that OUT holds.")] = False,
+) -> None:
+    """Train a detector and calibrate it.
+
+    Labels are folder names: 0_real, real or nature; 1_fake, fake or ai; the path above is the generator. ForenSynths,
+    AIGCDetectBenchmark and GenImage trees read as they are. A manifest (.csv, .jsonl, .parquet) has a uri column, a
+    label column (real/fake, 0/1) and, if you like, a generator column. Pictures that cannot be read are skipped and
+    listed at the end. Validate on generators that DATA does not have, or the thresholds will not hold.
+
+    [bold]Examples[/bold]
+
+      radet train corpus/train --val corpus/val --config jobs/train-lite.yaml --out checkpoints/lite
+
+      radet train s3://b/train --val s3://b/val --config clip.yaml --out s3://b/clip --gpus --workers 2:8 --address auto
+    """
+    from jobs.train_screen import TrainScreen, publish
+    from pipelines.train import TrainJob
+    from pipelines.train import train as run
+    from radet.recipe import Recipe
+
+    job = TrainJob(
+        recipe=Recipe.read(config),
+        data=data,
+        val=val,
+        out=out,
+        workers=_workers(workers),
+        gpus=gpus,
+        resume=resume,
+        address=address,
+    )
+    console = Console(stderr=True, highlight=False)
+    with TrainScreen(console) as screen:
+        publish(job, run(job, screen), screen.events, console)
+
+
+def _workers(text: str) -> int | tuple[int, int]:
+    try:
+        least, _, most = text.partition(":")
+        found: int | tuple[int, int] = (int(least), int(most)) if most else int(least)
+    except ValueError:
+        raise ConfigError(f"--workers is a number or LEAST:MOST, not {text!r}") from None
+    if min(found if isinstance(found, tuple) else (found,)) < 1 or (isinstance(found, tuple) and found[0] > found[1]):
+        raise ConfigError(f"--workers {text}: at least 1, and LEAST not above MOST")
+    return found

@@ -1,0 +1,124 @@
+"""What a training run shows, and what it leaves: the checkpoint, metrics.jsonl and TensorBoard's files."""
+
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from pipelines.labelled import Labelled
+from pipelines.storage import open_folder
+from pipelines.train import Trained, TrainJob, TrainWatcher
+from radet.detector import Detector
+from radet.finish import Provenance, finish
+
+_BROKEN_SHOWN = 20
+
+
+class TrainScreen(TrainWatcher):
+    """A progress bar over steps with loss and drift, a line an epoch; TensorBoard's files are written beside."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._folder = tempfile.TemporaryDirectory()
+        self._writer = SummaryWriter(self._folder.name)
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("train", total=None, epoch=0, state="starting ...")
+
+    @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's files, complete up to now."""
+        self._writer.flush()
+        return Path(self._folder.name)
+
+    def __enter__(self) -> "TrainScreen":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        self._writer.close()
+        self._folder.cleanup()
+
+    def opened(self, training: Labelled, validation: Labelled) -> None:
+        self._console.print(f"Training on {training.summary()}")
+        self._console.print(f"Validating on {validation.summary()}")
+
+    def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
+        state = f"loss {report['loss']:.3f}"
+        if np.isfinite(report["drift_real"]) and report["drift_real"] > 0:
+            state += f" · drift generated/real {report['drift_generated'] / report['drift_real']:.2f}"
+        self._bar.update(self._task, total=steps, completed=step + 1, epoch=epoch, state=state)
+        for name, value in report.items():
+            self._writer.add_scalar(f"step/{name}", value, epoch * steps + step)
+
+    def validated(self, epoch: dict[str, float]) -> None:
+        self._console.print(
+            f"epoch {epoch['epoch']:.0f}: loss {epoch['loss']:.3f}, validation AUROC {epoch['val_auroc']:.3f}, "
+            f"AP {epoch['val_ap']:.3f}"
+        )
+        for name, value in epoch.items():
+            self._writer.add_scalar(f"epoch/{name}", value, int(epoch["epoch"]))
+
+
+def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> None:
+    """Calibrate the best epoch and put everything into OUT, config.json last: a checkpoint is whole or absent."""
+    run = trained.run
+    assert run.best is not None
+    provenance = Provenance(
+        training=f"{job.data}: {trained.training.summary()}",
+        validation=f"{job.val}: {trained.validation.summary()}",
+        validation_generated=trained.validation.generated,
+        validation_sources=trained.validation.sources,
+        broken=len(trained.broken),
+        command=shlex.join(["radet", *sys.argv[1:]]),
+        history=run.progress.history,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        detector = finish(run.detector, run.best, job.recipe, provenance, folder)
+        lines = [json.dumps(epoch) for epoch in run.progress.history]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        target = open_folder(job.out)
+        for file in sorted(events.iterdir()):
+            target.write(f"tensorboard/{file.name}", file.read_bytes())
+        for file in sorted(folder.rglob("*"), key=lambda path: path.name == "config.json"):
+            if file.is_file():
+                target.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    _show(console, job, trained, detector)
+
+
+def _show(console: Console, job: TrainJob, trained: Trained, detector: Detector) -> None:
+    if trained.broken:
+        console.print(f"{len(trained.broken)} pictures could not be read and were skipped:")
+        for location, error in sorted(trained.broken.items())[:_BROKEN_SHOWN]:
+            console.print(f"  {location}: {error}", soft_wrap=True, markup=False)
+        if len(trained.broken) > _BROKEN_SHOWN:
+            console.print(f"  and {len(trained.broken) - _BROKEN_SHOWN} more")
+    best = trained.run.progress
+    console.print(f"Best epoch {best.best_epoch}: validation AUROC {best.best_auroc:.3f}")
+    for threshold in detector.config.thresholds:
+        low, high = threshold.interval
+        console.print(
+            f"  at {threshold.target_fpr:.0%} false positives (95 % interval {low:.1%} to {high:.1%}): "
+            f"finds {threshold.tpr:.0%}, threshold {threshold.value:.3f}"
+        )
+    console.print(
+        f"Checkpoint: {job.out} ({detector.model_id}); score with it: radet score SRC --model {job.out} --out OUT"
+    )

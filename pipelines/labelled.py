@@ -1,0 +1,99 @@
+"""Labelled pictures for training and evaluation: trees of 0_real/1_fake, or a manifest or Parquet with label columns.
+
+What is listed is small (a location, a label and a source each); the bytes stay where they are until a task reads them.
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import parquet
+from pipelines.items import URI_COLUMNS, choose_column, is_image_name, resolve
+from pipelines.listing import walk
+from pipelines.sources import open_text
+from radet.errors import ConfigError
+from radet.labels import label_from_word, label_of
+
+_LABEL_COLUMNS = ("label", "is_fake", "is_generated", "generated", "target", "class")
+_SOURCE_COLUMNS = ("generator", "source", "model")
+
+
+class Labelled(NamedTuple):
+    """A listing of N pictures."""
+
+    locations: list[str]
+    generated: NDArray[np.bool_]
+    sources: list[str]
+    skipped: int  # files or rows without a label
+
+    def summary(self) -> str:
+        """One line for people."""
+        kinds = Counter(zip(self.generated.tolist(), self.sources, strict=True))
+        real = sum(count for (generated, _), count in kinds.items() if not generated)
+        made = len(self.locations) - real
+        sources = sum(1 for generated, _ in kinds if generated)
+        left = f", {self.skipped:,} without a label left alone" if self.skipped else ""
+        return f"{real:,} real and {made:,} generated pictures of {sources} sources{left}"
+
+
+def list_labelled(src: str) -> Labelled:
+    """What `src` holds, sorted by location, so that the order of a listing changes nothing.
+
+    Raises ConfigError where there is nothing to learn from: no labels, or one class alone.
+    """
+    lower = src.lower().rstrip("/")
+    rows = list(_manifest(src) if lower.endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")) else _tree(src))
+    found = sorted((location, label, source) for location, label, source in rows if label is not None)
+    if not found:
+        raise ConfigError(
+            f"{src} has no labels: put pictures into <generator>/0_real and <generator>/1_fake, or give a manifest "
+            f"with a uri and a label column"
+        )
+    listed = Labelled(
+        [location for location, _, _ in found],
+        np.array([label for _, label, _ in found], bool),
+        [source for _, _, source in found],
+        len(rows) - len(found),
+    )
+    if listed.generated.all() or not listed.generated.any():
+        raise ConfigError(f"{src} holds {'generated' if listed.generated.all() else 'real'} pictures only")
+    return listed
+
+
+def _tree(root: str) -> Iterator[tuple[str, bool | None, str]]:
+    base = root if root.startswith("s3://") else os.path.abspath(os.path.expanduser(root))
+    for entry in walk(root):
+        if is_image_name(entry.location):
+            label = label_of(entry.location.removeprefix(base).lstrip("/"))
+            yield entry.location, *((None, "") if label is None else label)
+
+
+def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
+    rows = iter(_rows(path))
+    first = next(rows, None)
+    if first is None:
+        raise ConfigError(f"{path} has no rows")
+    uri = choose_column(path, list(first), None, URI_COLUMNS)
+    label = choose_column(path, list(first), None, _LABEL_COLUMNS)
+    source = next((name for name in _SOURCE_COLUMNS if name in first), None)
+    for row in (first, *rows):
+        yield resolve(str(row[uri]), path), label_from_word(row[label]), str(row[source]) if source else ""
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    if path.lower().endswith(".parquet"):
+        with parquet.open_file(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+        return
+    with open_text(path) as file:
+        if path.lower().endswith((".csv", ".tsv")):
+            yield from csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+        else:
+            yield from (json.loads(line) for line in file if line.strip())

@@ -1,0 +1,244 @@
+"""Training on Ray: Ray Train runs the workers, Ray Data reads and augments for each of them.
+
+The step, the loop and the state are radet's (radet.training, radet.loop). A run's state is one Ray Train checkpoint an
+epoch; a run that lost a worker, a node or its driver goes on from the last one, on as many workers as there are.
+"""
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import ray.train.torch
+import s3fs
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from pipelines.cluster import connected
+from pipelines.feed import RayFeed
+from pipelines.labelled import Labelled, list_labelled
+from pipelines.process import tune
+from pipelines.storage import LocalFolder, open_folder
+from radet.clean_cache import CleanCache
+from radet.errors import ConfigError
+from radet.loop import Floats, Progress, Ranks, Run, Watcher
+from radet.recipe import Recipe
+from radet.training import StepReport, new_detector
+from radet.typed import from_dict
+
+_STATE = "_train"  # below OUT: Ray Train's own files
+_MAX_FAILURES = 5
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """What `radet train` was asked for. `workers`: a number, or (least, most) for an elastic run."""
+
+    recipe: Recipe
+    data: str
+    val: str
+    out: str
+    workers: int | tuple[int, int] = 1
+    gpus: bool = False
+    resume: bool = False
+    address: str | None = None
+
+
+class TrainWatcher:
+    """What a caller may want to see; every method may be overridden."""
+
+    def opened(self, training: Labelled, validation: Labelled) -> None:
+        """Before any work."""
+
+    def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
+        """After each step."""
+
+    def validated(self, epoch: dict[str, float]) -> None:
+        """After each epoch."""
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where workers tell and the driver asks: what happened, and which pictures could not be read."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, tuple[Any, ...]]] = []
+        self._broken: dict[str, str] = {}
+
+    def tell(self, kind: str, *facts: Any) -> None:
+        self._events.append((kind, facts))
+
+    def broken(self, found: dict[str, str]) -> None:
+        self._broken |= found
+
+    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
+        taken, self._events = self._events, []
+        return taken
+
+    def all_broken(self) -> dict[str, str]:
+        return self._broken
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished run left, for `radet.finish`."""
+
+    run: Run
+    training: Labelled
+    validation: Labelled
+    broken: dict[str, str]  # location -> what is wrong
+
+
+def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
+    """Train to the end. Raises ConfigError, or ModelError for an encoder that cannot be had, before any work."""
+    training, validation = list_labelled(job.data), list_labelled(job.val)
+    if job.data == job.val:
+        raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
+    storage = _storage(job)
+    run = Run(new_detector(job.recipe), job.recipe)
+    with connected(job.address):
+        watcher.opened(training, validation)
+        board = _Board.remote()  # type: ignore[attr-defined]  # added by the decorator
+        settings = {
+            "recipe": asdict(job.recipe),
+            "training": ray.put(training),
+            "validation": ray.put(validation),
+            "board": board,
+            "threads": _per_worker(job),
+            "loaders": _per_worker(job),
+        }
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config=settings,
+            scaling_config=_scaling(job),
+            run_config=RunConfig(
+                name=_STATE,
+                failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                **storage,
+            ),
+        )
+        result = _fit(trainer, board, watcher)
+        assert result.checkpoint is not None
+        with result.checkpoint.as_directory() as state:
+            run.load(Path(state))
+        return Trained(run, training, validation, ray.get(board.all_broken.remote()))
+
+
+def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
+    """`trainer.fit()` beside a loop that passes on what the workers tell."""
+    ended: list[Any] = []
+
+    def fit() -> None:
+        try:
+            ended.append(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
+            ended.append(error)
+
+    thread = Thread(target=fit, name="train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        for kind, facts in ray.get(board.take.remote()):
+            getattr(watcher, kind)(*facts)
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]
+
+
+def _storage(job: TrainJob) -> dict[str, Any]:
+    """Where Ray Train keeps its state: below OUT. Refuses to mix two runs."""
+    folder = open_folder(job.out)
+    begun = next(folder.list(f"{_STATE}/"), None) is not None
+    if begun and not job.resume:
+        raise ConfigError(f"{job.out} holds a run that was begun: go on with it by --resume, or give another --out")
+    if isinstance(folder, LocalFolder):
+        return {"storage_path": str(folder.root)}
+    handler = pyarrow.fs.FSSpecHandler(s3fs.S3FileSystem())
+    return {
+        "storage_path": f"{folder.bucket}/{folder.prefix}".rstrip("/"),
+        "storage_filesystem": pyarrow.fs.PyFileSystem(handler),
+    }
+
+
+def _scaling(job: TrainJob) -> ScalingConfig:
+    """One GPU a worker; on CPUs the workers share three quarters of the cores, the rest reads pictures."""
+    most = job.workers if isinstance(job.workers, int) else job.workers[1]
+    cpus = ray.cluster_resources().get("CPU", 1.0)
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if job.gpus and gpus < (job.workers if isinstance(job.workers, int) else job.workers[0]):
+        raise ConfigError(f"--gpus: the cluster has {gpus:g} GPUs, fewer than the workers asked for")
+    per_worker = 1.0 if job.gpus else 0.75 * cpus / most
+    return ScalingConfig(
+        num_workers=job.workers,
+        use_gpu=job.gpus,
+        resources_per_worker={"CPU": min(per_worker, 0.75 * cpus / most), **({"GPU": 1} if job.gpus else {})},
+    )
+
+
+def _per_worker(job: TrainJob) -> int:
+    """Cores for each training worker: torch threads on a CPU, and tasks that read for it."""
+    most = job.workers if isinstance(job.workers, int) else job.workers[1]
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return max(1, int(ray.cluster_resources().get("CPU", 1) / max(nodes, most)))
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    tune(threads=settings["threads"])
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), _all_reduce)
+    recipe = from_dict(Recipe, settings["recipe"])
+    board = settings["board"]
+    training, validation = ray.get([settings["training"], settings["validation"]])
+    feed = RayFeed(training, validation, recipe, told=board.broken.remote, loaders=settings["loaders"])
+    detector = new_detector(recipe, device=str(ray.train.torch.get_device()))
+    with tempfile.TemporaryDirectory(prefix="radet-clean-") as folder:
+        cache = None
+        if recipe.cache_clean:
+            cache = CleanCache(
+                Path(folder), pictures=len(feed.sources), views=recipe.views, widths=detector.look_widths
+            )
+        _run(Run(detector, recipe, feed, ranks, cache), board)
+
+
+def _run(run: Run, board: Any) -> None:
+    before = ray.train.get_checkpoint()
+    if before is not None:
+        with before.as_directory() as folder:
+            run.load(Path(folder))
+    run.go(_Reporter(run, board))
+
+
+class _Reporter(Watcher):
+    """Tells the board, and saves the state after each epoch."""
+
+    def __init__(self, run: Run, board: Any) -> None:
+        self._run, self._board = run, board
+        self._leads = run.ranks.rank == 0
+
+    def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
+        if self._leads:
+            self._board.tell.remote("stepped", epoch, step, steps, report.to_dict())
+
+    def validated(self, progress: Progress, logits: Floats) -> None:  # noqa: ARG002
+        last = progress.history[-1]
+        if not self._leads:
+            ray.train.report(last)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self._run.save(Path(folder))
+            ray.train.report(last, checkpoint=Checkpoint.from_directory(folder))
+        self._board.tell.remote("validated", last)
+
+
+def _all_reduce(tensor: Tensor) -> None:
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(tensor)

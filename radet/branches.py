@@ -1,0 +1,182 @@
+"""The trained evidence: three branches and their fusion (METHOD section 2).
+
+    semantic      what the clean pass saw: the tokens of several encoder layers
+    discrepancy   how the passes differ: scalar drifts and the direction of the shift
+    lowlevel      a small CNN on the residual map R(x)
+    fused         bias + sum_b weight_b * logit_b, weights >= 0, trained jointly: each branch's contribution is one term
+
+Every scalar and token is standardised by statistics of REAL training pictures, frozen in the checkpoint.
+
+B batch, L layers, D width, S scalars, H W pixels, F features
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from radet.config import HeadsConfig
+from radet.residuals import local_dependency
+
+_GROUPS = 8
+
+
+class Seen(NamedTuple):
+    """Everything that the branches may read of B pictures."""
+
+    pixels: Tensor  # x_BCHW in [0, 1]
+    tokens: Sequence[Tensor]  # of the clean pass, per layer [B, D_l]
+    scalars: Tensor  # logarithms of drifts, [B, S]
+    delta: Tensor  # z - z', [B, D]
+
+
+class Statistics(NamedTuple):
+    """What the branches standardise by: of N real pictures."""
+
+    tokens: Sequence[Tensor]  # per layer [N, D_l]
+    scalars: Tensor  # [N, S]
+    residual_std: Tensor  # standard deviation of R(x) over each picture, [N]
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std by frozen statistics; the identity until they are set."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    @torch.no_grad()
+    def fit(self, x_ND: Tensor) -> None:
+        """Take mean and standard deviation of these rows."""
+        self.mean.copy_(x_ND.double().mean(0))
+        self.std.copy_(x_ND.double().std(0).clamp_min(1e-6))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return ((x_BD - self.mean) / self.std).clamp(-10, 10)
+
+
+def _reading(width: int) -> nn.Linear:
+    """A read-out that says nothing yet: every branch starts at logit 0, and learns no direction by its random start."""
+    layer = nn.Linear(width, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SemanticBranch(nn.Module):
+    """A linear read-out of each layer's standardised token, summed over the layers, plus a small joint MLP.
+
+    The linear part is what generalises (METHOD section 4, the table); dropout takes single features away.
+    """
+
+    def __init__(self, dims: Sequence[int], hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.standards = nn.ModuleList(Standardise(dim) for dim in dims)
+        self.linear = nn.ModuleList(_reading(dim) for dim in dims)
+        self.squeeze = nn.ModuleList(nn.Linear(dim, hidden) for dim in dims)
+        self.joint = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout), _reading(hidden))
+        self.dropout = nn.Dropout(dropout)
+
+    def freeze(self, real: Statistics) -> None:
+        for standard, token_ND in zip(self.standards, real.tokens, strict=True):
+            cast(Standardise, standard).fit(token_ND)
+
+    def forward(self, seen: Seen) -> Tensor:
+        linear, joint = [], []
+        for token_BD, standard, read, squeeze in zip(
+            seen.tokens, self.standards, self.linear, self.squeeze, strict=True
+        ):
+            t_BD = self.dropout(standard(token_BD))
+            linear.append(read(t_BD))
+            joint.append(squeeze(t_BD))
+        logit_B1: Tensor = torch.stack(linear).sum(0) / len(linear) ** 0.5 + self.joint(torch.stack(joint).mean(0))
+        return logit_B1[:, 0]
+
+
+class DiscrepancyBranch(nn.Module):
+    """An MLP of the standardised log drifts and of the shift's direction."""
+
+    def __init__(self, scalars: int, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.standard = Standardise(scalars)
+        self.direction = nn.Sequential(nn.LayerNorm(dim, elementwise_affine=False), nn.Linear(dim, hidden))
+        self.scalar = nn.Linear(scalars, hidden)
+        self.mlp = nn.Sequential(nn.GELU(), nn.Dropout(dropout), _reading(hidden))
+
+    def freeze(self, real: Statistics) -> None:
+        self.standard.fit(real.scalars)
+
+    def forward(self, seen: Seen) -> Tensor:
+        h_BF = self.scalar(self.standard(seen.scalars)) + self.direction(seen.delta)
+        logit_B1: Tensor = self.mlp(h_BF)
+        return logit_B1[:, 0]
+
+
+class LowLevelBranch(nn.Module):
+    """A small CNN (0.3 GMAC at 224x224) on R(x); the residual's scale is a frozen statistic of real pictures."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(()))
+        stages: list[nn.Module] = []
+        before = 3
+        for features in (width, 2 * width, 3 * width):
+            stages += [
+                nn.Conv2d(before, features, 3, stride=2, padding=1),
+                nn.GroupNorm(_GROUPS, features),
+                nn.SiLU(),
+                nn.Conv2d(features, features, 3, padding=1),
+                nn.GroupNorm(_GROUPS, features),
+                nn.SiLU(),
+            ]
+            before = features
+        self.stages = nn.Sequential(*stages)
+        self.read = nn.Sequential(nn.Dropout(dropout), _reading(2 * before))
+
+    @torch.no_grad()
+    def freeze(self, real: Statistics) -> None:
+        self.scale.copy_(real.residual_std.median())
+
+    def forward(self, seen: Seen) -> Tensor:
+        h_BFHW = self.stages(local_dependency(seen.pixels) / self.scale)
+        logit_B1: Tensor = self.read(torch.cat([h_BFHW.mean((2, 3)), h_BFHW.amax((2, 3))], dim=1))
+        return logit_B1[:, 0]
+
+
+class Heads(nn.Module):
+    """The branches that a checkpoint has, and their fusion."""
+
+    def __init__(self, config: HeadsConfig, dim: int) -> None:
+        """`dim` is the width of the encoder's embedding."""
+        super().__init__()
+        branches: dict[str, nn.Module] = {}
+        for name in config.branches:
+            match name:
+                case "semantic":
+                    branches[name] = SemanticBranch(config.token_dims, config.hidden, config.dropout)
+                case "discrepancy":
+                    branches[name] = DiscrepancyBranch(config.scalars, dim, config.hidden, config.dropout)
+                case "lowlevel":
+                    branches[name] = LowLevelBranch(config.lowlevel_width, config.dropout)
+        self.branches = nn.ModuleDict(branches)
+        # softplus(0.5413) = 1: the fusion starts as the plain sum.
+        self.weight = nn.Parameter(torch.full((len(branches),), 0.5413))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def freeze(self, real: Statistics) -> None:
+        """Standardise by these pictures from now on."""
+        for branch in self.branches.values():
+            assert isinstance(branch, SemanticBranch | DiscrepancyBranch | LowLevelBranch)
+            branch.freeze(real)
+
+    def forward(self, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+        """(fused logit [B], logit [B] by branch)."""
+        logits = {name: branch(seen) for name, branch in self.branches.items()}
+        weight = nn.functional.softplus(self.weight)
+        fused_B = self.bias + sum(w * logit_B for w, logit_B in zip(weight, logits.values(), strict=True))
+        return fused_B, logits

@@ -1,0 +1,55 @@
+"""The end of a training run: its best epoch, calibrated on the validation pictures, as a checkpoint with its card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
+from radet.card import write_card
+from radet.detector import Detector
+from radet.loop import Best
+from radet.recipe import Recipe
+from radet.selftest import write_golden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What a model card says of the data, in words and numbers."""
+
+    training: str  # which pictures, one line
+    validation: str
+    validation_generated: NDArray[np.bool_]  # [N]
+    validation_sources: Sequence[str]  # [N]
+    broken: int  # pictures that could not be read
+    command: str  # that made the checkpoint
+    history: Sequence[dict[str, float]]
+
+
+def finish(detector: Detector, best: Best, recipe: Recipe, provenance: Provenance, folder: Path) -> Detector:
+    """Write the checkpoint of the best epoch to `folder` and return it, loaded from there.
+
+    Calibration, thresholds and the abstain band are fitted on the validation pictures, which also chose the epoch: the
+    card says so, since both are flattered by it.
+    """
+    detector.restore(best.config, best.tensors, "the best epoch")
+    read = np.isfinite(best.logits)
+    logits, label = best.logits[read], provenance.validation_generated[read]
+    calibration = fit_platt(logits, label, provenance.validation)
+    p = probability(logits, calibration)
+    detector.config = replace(
+        detector.config,
+        name=recipe.name,
+        description=recipe.description,
+        calibration=calibration,
+        thresholds=fit_thresholds(p, label),
+        verdict=fit_verdict(p, label),
+    )
+    detector.save_pretrained(folder)
+    finished = Detector.from_pretrained(folder, precision="fp32")
+    write_golden(finished, folder)
+    sources = [source for source, there in zip(provenance.validation_sources, read, strict=True) if there]
+    write_card(folder, finished.config, recipe, provenance, logits, label, sources)
+    return finished

@@ -1,0 +1,242 @@
+"""A training run: epochs of steps, validation after each, the best kept. Plain torch; who feeds it and where it stores
+its state is the caller's (pipelines.train on Ray, benchmarks and one GPU without).
+
+N pictures, B batch
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radet.clean_cache import CleanCache
+from radet.config import DetectorConfig
+from radet.detector import Detector, to_pixels
+from radet.fit import refit
+from radet.images import Pixels
+from radet.metrics import auroc, average_precision
+from radet.order import Portion, epoch_order, portions, steps_in, view_of
+from radet.recipe import Recipe
+from radet.training import MicroBatch, Reduce, StepReport, new_optimiser, train_step
+
+Floats = NDArray[np.float64]
+
+_TENSORS, _STATE = "state.safetensors", "state.json"
+_VALIDATED_TOGETHER = 64
+
+
+class Feed(Protocol):
+    """Where pictures come from. Positions count the training listing."""
+
+    generated: NDArray[np.bool_]  # [N], of the training listing
+    sources: list[str]  # [N], what made each picture, or who took it
+    validation_generated: NDArray[np.bool_]
+
+    def batches(self, epoch: int, steps: Iterable[list[Portion]]) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of each step, augmented."""
+        ...
+
+    def reference(self) -> Iterator[Pixels]:
+        """Crops of real training pictures, not augmented."""
+        ...
+
+    def validation(self, share: range) -> Iterator[Pixels | None]:
+        """Crops of these validation pictures, in order, not augmented; None for what cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together. `reduce` adds a tensor up over all, in place."""
+
+    rank: int = 0
+    world: int = 1
+    reduce: Reduce = field(default=lambda _: None)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come. Travels as JSON."""
+
+    epoch: int = 0  # next to run
+    best_epoch: int = -1
+    best_auroc: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
+
+    def ended(self, recipe: Recipe) -> bool:
+        """All epochs done, or no better one for `patience` epochs."""
+        return self.epoch >= recipe.epochs or (self.best_epoch >= 0 and self.epoch - self.best_epoch > recipe.patience)
+
+
+class Best(NamedTuple):
+    """The detector of the best epoch so far, and what it said of the validation pictures."""
+
+    config: DetectorConfig
+    tensors: dict[str, Tensor]
+    logits: Floats
+
+    @classmethod
+    def of(cls, detector: Detector, logits: Floats) -> "Best":
+        tensors = {name: value.detach().cpu().clone() for name, value in detector.own_tensors().items()}
+        return cls(detector.config, tensors, logits)
+
+
+class Watcher:
+    """What a caller may want to know while a run goes on; every method may be overridden."""
+
+    def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
+        """After each step."""
+
+    def validated(self, progress: Progress, logits: Floats) -> None:
+        """After each epoch, with the validation pictures' logits; the run's state may be saved here."""
+
+
+class Run:
+    """One training run of `detector`; `save` and `load` make it resumable at the end of any epoch.
+
+    Without a feed it can be loaded and looked at, not trained.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        recipe: Recipe,
+        feed: Feed | None = None,
+        ranks: Ranks = Ranks(),
+        cache: CleanCache | None = None,
+    ) -> None:
+        self.detector = detector
+        self.recipe = recipe
+        self._feed = feed
+        self._cache = cache
+        self.ranks = ranks
+        self.optimiser = new_optimiser(detector, recipe)
+        self.progress = Progress()
+        self.best: Best | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """Where its pictures come from."""
+        assert self._feed is not None
+        return self._feed
+
+    def go(self, watcher: Watcher) -> Progress:
+        """Train to the end."""
+        while not self.progress.ended(self.recipe):
+            self._epoch(watcher)
+        return self.progress
+
+    def _epoch(self, watcher: Watcher) -> None:
+        recipe, epoch = self.recipe, self.progress.epoch
+        refit(self.detector, self.feed.reference(), source=f"{recipe.reference_images} real training pictures")
+        order = epoch_order(self.feed.generated, self.feed.sources, epoch=epoch, seed=recipe.seed)
+        in_epoch = steps_in(len(order), recipe.global_batch)
+        plan = (
+            [
+                portion
+                for portion in portions(order, step, recipe.global_batch, recipe.micro_batch)
+                if portion.number % self.ranks.world == self.ranks.rank
+            ]
+            for step in range(in_epoch)
+        )
+        reports = []
+        for step, batches in enumerate(self.feed.batches(epoch, plan)):
+            report = train_step(
+                self.detector,
+                self.optimiser,
+                [self._with_clean(batch, view_of(epoch, recipe.views)) for batch in batches],
+                recipe,
+                step=epoch * in_epoch + step,
+                steps=recipe.epochs * in_epoch,
+                reduce=self.ranks.reduce,
+            )
+            reports.append(report)
+            watcher.stepped(epoch, step, in_epoch, report)
+        logits = self.validate()
+        read = np.isfinite(logits)
+        label = self.feed.validation_generated[read]
+        score = auroc(logits[read], label)
+        means = {name: float(np.mean([r.to_dict()[name] for r in reports])) for name in reports[0].to_dict()}
+        self.progress.history.append(
+            {"epoch": epoch, **means, "val_auroc": score, "val_ap": average_precision(logits[read], label)}
+        )
+        if score > self.progress.best_auroc:
+            self.progress.best_auroc, self.progress.best_epoch = score, epoch
+            self.best = Best.of(self.detector, logits)
+        self.progress.epoch = epoch + 1
+        watcher.validated(self.progress, logits)
+
+    def _with_clean(self, batch: MicroBatch, view: int) -> MicroBatch:
+        """The micro-batch with its clean pass, where passes are kept."""
+        if self._cache is None or not len(batch.label):
+            return batch
+        clean = self._cache.get(batch.pictures, view, self.detector.device)
+        if clean is None:
+            with torch.no_grad():
+                x_BCHW = to_pixels(batch.crops.to(self.detector.device))
+                clean = self.detector.encoder.look(x_BCHW, self.detector.layers)
+            self._cache.put(batch.pictures, view, clean)
+        return batch._replace(clean=clean)
+
+    def validate(self) -> Floats:
+        """The fused logits of all validation pictures, each computed by one rank; nan for what cannot be read."""
+        self.detector.eval()
+        count = len(self.feed.validation_generated)
+        share = range(self.ranks.rank, count, self.ranks.world)
+        logits = torch.zeros(count, dtype=torch.float64)
+        crops = self.feed.validation(share)
+        for start in range(0, len(share), _VALIDATED_TOGETHER):
+            part = {position: next(crops) for position in share[start : start + _VALIDATED_TOGETHER]}
+            there = {position: crop for position, crop in part.items() if crop is not None}
+            logits[list(part)] = math.nan
+            if there:
+                found = self.detector.evidence(np.stack(list(there.values()))).logit
+                assert found is not None
+                logits[list(there)] = torch.from_numpy(found).double()
+        logits = logits.to(self.detector.device)
+        self.ranks.reduce(logits)
+        gathered: Floats = logits.cpu().numpy()
+        return gathered
+
+    def save(self, folder: Path) -> None:
+        """Write the state: tensors as safetensors, the rest as JSON. The encoder is not part of it."""
+        assert self.best is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"detector.{name}": value for name, value in self.detector.own_tensors().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.tensors.items()}
+        tensors["logits"] = torch.from_numpy(self.best.logits)
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        save_file(tensors, folder / _TENSORS)
+        document = {
+            "progress": asdict(self.progress),
+            "config": asdict(self.detector.config),
+            "best": asdict(self.best.config),
+        }
+        (folder / _STATE).write_text(json.dumps(document), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        document: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        self.progress = Progress(**document["progress"])
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in load_file(folder / _TENSORS).items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
+        self.detector.restore(DetectorConfig.parse(document["config"], str(folder)), groups["detector"], folder)
+        best = DetectorConfig.parse(document["best"], str(folder))
+        self.best = Best(best, groups["best"], groups["logits"][""].numpy())
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["optimiser"].items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})

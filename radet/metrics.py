@@ -1,0 +1,81 @@
+"""How good a score is, without any threshold chosen on the data it is judged by. N pictures; labels 1 = generated."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, rankdata
+from sklearn.metrics import average_precision_score
+
+Floats = NDArray[np.float64]
+
+
+def auroc(score_N: ArrayLike, label_N: ArrayLike) -> float:
+    """Probability that a generated picture scores higher than a real one, ties half. nan where a class is absent."""
+    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
+    positives, negatives = int(label.sum()), int((~label).sum())
+    if not positives or not negatives:
+        return float("nan")
+    return float((rankdata(score)[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(score_N: ArrayLike, label_N: ArrayLike) -> float:
+    """Area under precision over recall, generated pictures being the positives. nan where there are none."""
+    label = np.asarray(label_N, bool)
+    return float(average_precision_score(label, np.asarray(score_N, np.float64))) if label.any() else float("nan")
+
+
+def threshold_at(real_N: ArrayLike, fpr: float) -> float:
+    """The smallest threshold with at most a share `fpr` of the real pictures above it: `score > threshold` is a hit."""
+    ordered = np.sort(np.asarray(real_N, np.float64))[::-1]
+    return float(ordered[min(int(np.floor(fpr * len(ordered) + 1e-9)), len(ordered) - 1)])
+
+
+def tpr_at(score_N: ArrayLike, label_N: ArrayLike, fpr: float) -> float:
+    """Share of generated pictures above the threshold that at most `fpr` of THESE real pictures exceed."""
+    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
+    if label.all() or not label.any():
+        return float("nan")
+    return float((score[label] > threshold_at(score[~label], fpr)).mean())
+
+
+def share_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share: exact, never too narrow."""
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, trials - hits + 1))
+    high = 1.0 if hits == trials else float(beta.ppf(1 - tail, hits + 1, trials - hits))
+    return low, high
+
+
+def expected_calibration_error(p_N: ArrayLike, label_N: ArrayLike, bins: int = 15) -> float:
+    """ECE over `bins` of equal count: mean |share of generated - mean p|, weighted by count."""
+    p, label = np.asarray(p_N, np.float64), np.asarray(label_N, np.float64)
+    order = np.argsort(p, kind="stable")
+    gaps = [abs(label[part].mean() - p[part].mean()) * len(part) for part in np.array_split(order, bins) if len(part)]
+    return float(sum(gaps) / len(p))
+
+
+def brier(p_N: ArrayLike, label_N: ArrayLike) -> float:
+    """Mean squared error of a probability."""
+    return float(np.mean((np.asarray(p_N, np.float64) - np.asarray(label_N, np.float64)) ** 2))
+
+
+def bootstrap(
+    metric: Callable[[Floats, NDArray[np.bool_]], float],
+    score_N: ArrayLike,
+    label_N: ArrayLike,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of a metric; real and generated pictures are drawn apart, so their numbers stay."""
+    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
+    rng = np.random.default_rng(seed)
+    real, generated = np.flatnonzero(~label), np.flatnonzero(label)
+    values = []
+    for _ in range(draws):
+        index = np.concatenate([rng.choice(real, len(real)), rng.choice(generated, len(generated))])
+        values.append(metric(score[index], label[index]))
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,151 @@
+"""A whole run: it learns, it resumes as if nothing had been, and what it leaves scores with stated error rates."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from radet import Detector
+from radet.clean_cache import CleanCache
+from radet.finish import Provenance, finish
+from radet.loop import Floats, Progress, Run, Watcher
+from radet.recipe import OptimiserConfig, Recipe
+from radet.selftest import selftest
+from radet.training import new_detector
+
+from .training import feed_of, tiny_recipe, write_encoder, write_tree
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory, photographs: list[Image.Image]) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("trees")
+    return write_tree(root / "train", photographs, 96), write_tree(root / "val", photographs, 60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return tiny_recipe(
+        write_encoder(tmp_path_factory.mktemp("encoder")), epochs=8, optimiser=OptimiserConfig(rate=1e-2)
+    )
+
+
+def new_run(recipe: Recipe, trees: tuple[Path, Path], cache: Path | None = None) -> Run:
+    detector, feed = new_detector(recipe), feed_of(recipe, *trees)
+    kept = None
+    if cache is not None:
+        kept = CleanCache(cache, pictures=len(feed.sources), views=recipe.views, widths=detector.look_widths)
+    return Run(detector, recipe, feed, cache=kept)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, trees: tuple[Path, Path]) -> Run:
+    run = new_run(recipe, trees)
+    run.go(Watcher())
+    return run
+
+
+def test_it_learns_a_checkerboard(trained: Run) -> None:
+    assert len(trained.progress.history) == trained.recipe.epochs
+    assert trained.progress.best_auroc > 0.9
+    assert trained.progress.history[-1]["loss"] < trained.progress.history[0]["loss"]
+
+
+def test_a_clean_pass_that_is_kept_changes_nothing(recipe: Recipe, trees: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = replace(recipe, views=2)
+    plain = new_run(recipe, trees)
+    cached = new_run(replace(recipe, cache_clean=True), trees, cache=tmp_path)
+    for run in (plain, cached):
+        run.go(Watcher())
+    for name in ("loss", "margin", "drift_real", "val_auroc"):
+        ours, theirs = ([epoch[name] for epoch in run.progress.history] for run in (cached, plain))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class _StopAfter(Watcher):
+    def __init__(self, run: Run, epochs: int, folder: Path) -> None:
+        self._run, self._epochs, self._folder = run, epochs, folder
+
+    def validated(self, progress: Progress, logits: Floats) -> None:
+        self._run.save(self._folder)
+        if progress.epoch == self._epochs:
+            raise _StoppedError
+
+
+def test_resumed_is_uninterrupted(recipe: Recipe, trees: tuple[Path, Path], trained: Run, tmp_path: Path) -> None:
+    first = new_run(recipe, trees)
+    with pytest.raises(_StoppedError):
+        first.go(_StopAfter(first, 2, tmp_path))
+    second = new_run(recipe, trees)
+    second.load(tmp_path)
+    assert second.progress.epoch == 2
+    second.go(Watcher())
+    assert second.progress.history == trained.progress.history
+    ours, theirs = second.detector.own_tensors(), trained.detector.own_tensors()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert second.best is not None
+    assert trained.best is not None
+    assert np.array_equal(second.best.logits, trained.best.logits)
+
+
+def test_a_run_without_progress_ends_early(recipe: Recipe, trees: tuple[Path, Path]) -> None:
+    progress = Progress(epoch=3, best_epoch=0, best_auroc=0.9)
+    assert progress.ended(replace(recipe, patience=2))
+    assert not progress.ended(replace(recipe, patience=3))
+    assert Progress(epoch=8).ended(recipe)
+
+
+def test_broken_pictures_are_skipped_and_named(recipe: Recipe, photographs: list[Image.Image], tmp_path: Path) -> None:
+    training = write_tree(tmp_path / "train", photographs, 48)
+    validation = write_tree(tmp_path / "val", photographs, 20)
+    broken = [training / "source0/0_real/broken.png", validation / "source1/1_fake/broken.jpg"]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    run = Run(new_detector(recipe), recipe, feed := feed_of(recipe, training, validation))
+    for epoch in range(2):  # sources are sampled: not every picture comes in every epoch
+        run.recipe = recipe
+        run.progress.epoch = epoch
+        run._epoch(Watcher())
+    assert str(broken[1]) in feed.broken
+    assert set(feed.broken) <= {str(path) for path in broken}
+    assert run.best is not None
+    assert np.isnan(run.best.logits).sum() == 1
+
+
+def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tuple[Path, Path], tmp_path: Path) -> None:
+    feed = trained.feed
+    assert trained.best is not None
+    provenance = Provenance(
+        training="training tree",
+        validation="validation tree",
+        validation_generated=feed.validation_generated,
+        validation_sources=["x"] * len(feed.validation_generated),
+        broken=0,
+        command="radet train ...",
+        history=trained.progress.history,
+    )
+    detector = finish(trained.detector, trained.best, trained.recipe, provenance, tmp_path / "checkpoint")
+    selftest(detector)
+    again = Detector.from_pretrained(tmp_path / "checkpoint")
+    assert again.model_id == detector.model_id
+    paths = sorted(str(path) for path in trees[1].rglob("*.png"))
+    scores = again.score(paths)
+    generated = np.array(["1_fake" in path for path in paths])
+    p = np.array([score.p_generated for score in scores])
+    assert ((p >= 0) & (p <= 1)).all()
+    for threshold in again.config.thresholds:
+        assert (p[~generated] > threshold.value).mean() <= threshold.target_fpr
+        assert threshold.interval[0] <= threshold.achieved_fpr <= threshold.interval[1]
+    assert {score.verdict for score in scores} <= {"real", "uncertain", "generated"}
+    assert sum(score.verdict == "generated" for score in scores) > len(scores) / 4
+    for name in ("semantic", "discrepancy", "lowlevel"):
+        assert all(getattr(score, f"logit_{name}") is not None for score in scores)
+    card = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "AUROC" in card
+    assert "Limits" in card

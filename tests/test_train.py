@@ -1,0 +1,192 @@
+"""Training on real Ray, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.feed import RayFeed
+from pipelines.labelled import list_labelled
+from pipelines.storage import open_folder
+from radet import Detector
+from radet.errors import ConfigError
+from radet.order import Portion
+from radet.recipe import Recipe
+
+from .conftest import RADET, S3Server
+from .training import feed_of, tiny_recipe, write_encoder, write_tree
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 2
+
+
+class Corpus:
+    """Trees, a recipe, and `radet train` over them."""
+
+    def __init__(self, root: Path, photographs: list[Image.Image]) -> None:
+        self.root = root
+        self.train = write_tree(root / "train", photographs, 64)
+        self.val = write_tree(root / "val", photographs, 24, seed=1)
+        self.broken = self.train / "source0" / "0_real" / "broken.png"
+        self.broken.write_bytes(b"no picture")
+        self.recipe = replace(tiny_recipe(write_encoder(root / "encoder")), epochs=EPOCHS)
+        self.config = self.write(self.recipe)
+
+    def write(self, recipe: Recipe) -> Path:
+        file = self.root / f"{recipe.epochs}.yaml"
+        plain = json.loads(json.dumps(asdict(recipe)))  # tuples as lists
+        file.write_text(yaml.safe_dump(plain), encoding="utf-8")
+        return file
+
+    def command(self, out: object, *options: str, config: Path | None = None) -> list[str]:
+        paths = [str(self.train), "--val", str(self.val), "--config", str(config or self.config), "--out", str(out)]
+        return [RADET, "train", *paths, *options]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, photographs: list[Image.Image]) -> Corpus:
+    return Corpus(tmp_path_factory.mktemp("corpus"), photographs)
+
+
+def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False, timeout=300)
+
+
+def history(out: object) -> list[dict[str, Any]]:
+    text = open_folder(str(out)).read("metrics.jsonl").decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "checkpoint"
+    done = run(corpus.command(out))
+    assert done.returncode == 0, done.stderr
+    for words in ("Best epoch", "Checkpoint:", "1 pictures could not be read", "broken.png"):
+        assert words in done.stderr
+    return out
+
+
+def test_one_command_gives_a_calibrated_checkpoint(corpus: Corpus, trained: Path) -> None:
+    detector = Detector.from_pretrained(trained)
+    paths = sorted(str(path) for path in corpus.val.rglob("*.png"))
+    assert all(score.verdict is not None and score.p_generated is not None for score in detector.score(paths))
+    assert len(history(trained)) == EPOCHS
+    assert any((trained / "tensorboard").iterdir())
+    assert "radet train" in (trained / "README.md").read_text(encoding="utf-8")
+    assert run([RADET, "models", "selftest", str(trained)]).returncode == 0
+
+
+def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
+    done = run(corpus.command(trained))
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_two_workers_and_s3_give_the_losses_of_one(corpus: Corpus, trained: Path, s3: S3Server) -> None:
+    out = s3.url(f"train/{os.getpid()}")
+    done = run(corpus.command(out, "--workers", "2"))
+    assert done.returncode == 0, done.stderr
+    for name in ("loss", "classification", "drift_real"):
+        ours, theirs = ([epoch[name] for epoch in history(place)] for place in (out, trained))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert any(item.name == "model.safetensors" for item in open_folder(out).list(""))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_rays_feed_is_the_local_one(corpus: Corpus) -> None:
+    told: dict[str, str] = {}
+    listed = [list_labelled(str(folder)) for folder in (corpus.train, corpus.val)]
+    ours, theirs = RayFeed(*listed, corpus.recipe, told.update), feed_of(corpus.recipe, corpus.train, corpus.val)
+    assert ours.sources == theirs.sources
+    assert (ours.generated == theirs.generated).all()
+    broken = listed[0].locations.index(str(corpus.broken))
+    steps = [[Portion(0, np.array([3, 1, broken, 60])), Portion(1, np.array([0]))], [Portion(0, np.array([7, 8]))]]
+    for got, expected in zip(ours.batches(2, steps), theirs.batches(2, steps), strict=True):
+        for a, b in zip(got, expected, strict=True):
+            assert a.number == b.number
+            assert np.array_equal(a.crops, b.crops)
+            assert np.array_equal(a.label, b.label)
+            assert np.array_equal(a.pictures, b.pictures)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.reference(), theirs.reference(), strict=True))
+    share = range(1, 24, 2)
+    pairs = zip(ours.validation(share), theirs.validation(share), strict=True)
+    assert all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+    assert told.keys() == theirs.broken.keys() == {str(corpus.broken)}
+
+
+def test_manifests_are_labelled_by_their_columns(corpus: Corpus, tmp_path: Path) -> None:
+    tree = list_labelled(str(corpus.train))
+    lines = [
+        f"{location},{'fake' if generated else 'real'},{source}"
+        for location, generated, source in zip(tree.locations, tree.generated, tree.sources, strict=True)
+    ]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("\n".join(["uri,label,generator", *lines, "x.png,unknown,y"]) + "\n", encoding="utf-8")
+    read = list_labelled(str(manifest))
+    assert read.locations == tree.locations
+    assert (read.generated == tree.generated).all()
+    assert read.sources == tree.sources
+    assert read.skipped == 1
+
+
+def test_data_that_teaches_nothing_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no labels"):
+        list_labelled(str(corpus.root / "encoder"))
+    with pytest.raises(ConfigError, match="real pictures only"):
+        list_labelled(str(write_only_real(tmp_path)))
+
+
+def write_only_real(folder: Path) -> Path:
+    (folder / "0_real").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0_real" / "a.png")
+    return folder
+
+
+def kill_trainer(victim: str, deadline: float = 120) -> None:
+    until = time.monotonic() + deadline
+    while time.monotonic() < until:
+        for process in psutil.process_iter(["cmdline"]):
+            if victim in " ".join(process.info["cmdline"] or []):
+                process.kill()
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no {victim}")
+
+
+def wait_for_epoch(out: Path) -> None:
+    until = time.monotonic() + 200
+    while not list(out.glob("_train/_train/checkpoint_*")) and not list(out.glob("_train/checkpoint_*")):
+        assert time.monotonic() < until, "no epoch ended"
+        time.sleep(0.1)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
+    corpus: Corpus, trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = subprocess.Popen(corpus.command(out), start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for_epoch(out)
+    kill_trainer("ray::RayTrainWorker")
+    time.sleep(5)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    done = run(corpus.command(out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert [epoch["epoch"] for epoch in history(out)] == list(range(EPOCHS))
+    Detector.from_pretrained(out)

@@ -1,0 +1,180 @@
+"""The step: what it may change, that nothing but the global batch decides it, and that it learns."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from PIL import Image
+
+from radet.detector import Detector, to_pixels
+from radet.errors import ConfigError
+from radet.fit import refit
+from radet.probes import LearnedProbe
+from radet.recipe import MarginConfig, Recipe
+from radet.training import StepReport, new_detector, new_optimiser, rate_at, train_step, trainable
+
+from .training import SIZE, random_batches, tiny_recipe, write_encoder
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def ready(recipe: Recipe) -> Detector:
+    detector = new_detector(recipe)
+    crops = np.random.default_rng(1).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+    refit(detector, crops, source="noise")
+    return detector
+
+
+def steps(recipe: Recipe, micro: int, count: int = STEPS, **options: object) -> tuple[list[StepReport], Detector]:
+    """`count` steps over the same global batches, cut into micro-batches of `micro`."""
+    detector = ready(recipe)
+    optimiser = new_optimiser(detector, recipe)
+    reports = []
+    for step in range(count):
+        batches = random_batches(16 // micro, micro, seed=step)
+        reports.append(train_step(detector, optimiser, batches, recipe, step=step, steps=count, **options))  # type: ignore[arg-type]
+    return reports, detector
+
+
+def test_the_probe_stays_within_eps_in_pixels(encoder: Path) -> None:
+    detector = ready(tiny_recipe(encoder))
+    assert isinstance(detector.probe, LearnedProbe)
+    x = torch.rand(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (view,) = detector.probe.views(x, z)
+        assert 0 < (view - x).abs().max() <= 16 / 255 + 1e-6
+        assert view.min() >= 0
+        assert view.max() <= 1
+        eps = torch.tensor([1, 2, 4, 8, 16, 32]).view(6, 1, 1, 1) / 255
+        (view,) = detector.probe.views(x, z, eps)
+    largest = (view - x).abs().amax((1, 2, 3))
+    assert (largest <= eps.view(-1) + 1e-6).all()
+    assert (largest.diff() > 0).all(), "eps acts"
+
+
+def test_the_encoder_stays_as_it_was(encoder: Path) -> None:
+    before = ready(tiny_recipe(encoder)).encoder.state_dict()
+    _, detector = steps(tiny_recipe(encoder), 8, count=2)
+    detector.train()
+    assert not any(module.training for module in detector.encoder.modules())
+    assert all(parameter.grad is None for parameter in detector.encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in detector.encoder.state_dict().items())
+    assert detector.probe.training
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trainable(detector))
+
+
+def test_one_seed_gives_one_run(encoder: Path) -> None:
+    first, a = steps(tiny_recipe(encoder), 8, count=4)
+    second, b = steps(tiny_recipe(encoder), 8, count=4)
+    assert first == second
+    assert all(torch.equal(value, b.own_tensors()[name]) for name, value in a.own_tensors().items())
+    other, _ = steps(tiny_recipe(encoder, seed=1), 8, count=4)
+    assert other != first
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_micro_batches_change_nothing_but_rounding(encoder: Path, normalised: bool) -> None:
+    """The margin is one of the GLOBAL batch. Without dropout, whose masks belong to micro-batches."""
+    recipe = tiny_recipe(encoder, dropout=0.0, margin=MarginConfig(normalised=normalised))
+    whole, _ = steps(recipe, 16)
+    for micro in (8, 4):
+        cut, _ = steps(recipe, micro)
+        for name in ("loss", "margin", "drift_real", "drift_generated"):
+            np.testing.assert_allclose(
+                [getattr(report, name) for report in cut], [getattr(report, name) for report in whole], rtol=2e-3
+            )
+    assert any(report.margin > 0 for report in whole)
+
+
+def _rank(rank: int, encoder: str, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    recipe = tiny_recipe(Path(encoder))
+    detector = ready(recipe)
+    optimiser = new_optimiser(detector, recipe)
+    losses = []
+    for step in range(STEPS):
+        mine = [batch for batch in random_batches(2, 8, seed=step) if batch.number % 2 == rank]
+        report = train_step(
+            detector, optimiser, mine, recipe, step=step, steps=STEPS, reduce=torch.distributed.all_reduce
+        )
+        losses.append(report.loss)
+    if rank == 0:
+        np.save(out, losses)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_are_one(encoder: Path, tmp_path: Path) -> None:
+    """Two processes with gloo, one micro-batch each, against one process with both: dropout and all."""
+    alone, _ = steps(tiny_recipe(encoder), 8)
+    out = tmp_path / "losses.npy"
+    port = 29_000 + os.getpid() % 1000
+    torch.multiprocessing.spawn(_rank, args=(str(encoder), port, str(out)), nprocs=2)
+    np.testing.assert_allclose(np.load(out), [report.loss for report in alone], rtol=1e-4)
+
+
+def test_a_rank_without_pictures_still_takes_part(encoder: Path) -> None:
+    recipe = tiny_recipe(encoder)
+    detector = ready(recipe)
+    report = train_step(detector, new_optimiser(detector, recipe), [], recipe, step=0, steps=1, reduce=_as_if_two)
+    assert math.isfinite(report.loss)
+
+
+def _as_if_two(tensor: torch.Tensor) -> None:
+    if tensor.numel() == 6:  # the other rank's pictures
+        tensor += torch.tensor([0.1, 4, 0.1, 4, 0, 8], dtype=tensor.dtype)
+
+
+def test_eps_is_drawn_where_a_range_is_given(encoder: Path) -> None:
+    fixed, _ = steps(tiny_recipe(encoder, dropout=0.0), 8, count=1)
+    drawn, _ = steps(tiny_recipe(encoder, dropout=0.0, eps_range=(4 / 255, 8 / 255)), 8, count=1)
+    assert drawn[0].drift_real < 0.5 * fixed[0].drift_real
+
+
+def test_the_rate_warms_up_and_decays(encoder: Path) -> None:
+    recipe = tiny_recipe(encoder)
+    rates = [rate_at(step, 100, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(recipe.optimiser.rate / 5)
+    assert max(rates) == pytest.approx(recipe.optimiser.rate)
+    assert rates.index(max(rates)) in (4, 5)
+    assert rates[-1] < 0.01 * recipe.optimiser.rate
+
+
+def test_a_layer_that_is_not_there_is_named(encoder: Path) -> None:
+    with pytest.raises(ConfigError, match="blocks 0 to 1, not 2"):
+        new_detector(tiny_recipe(encoder, layers=(0, 2)))
+
+
+def test_without_probe_the_semantic_branch_trains_alone(encoder: Path) -> None:
+    from dataclasses import replace
+
+    recipe = tiny_recipe(encoder, branches=("semantic",))
+    recipe = replace(recipe, probe=replace(recipe.probe, kind="none"))
+    reports, detector = steps(recipe, 8, count=2)
+    assert math.isnan(reports[0].drift_real)
+    assert reports[0].margin == 0
+    crops = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    assert detector.evidence(crops).drift_cosine is None
+    assert detector.eval()(to_pixels(torch.from_numpy(crops))).drift is None
+
+
+def test_pictures_are_needed_to_look_at(photographs: list[Image.Image], encoder: Path) -> None:
+    detector = ready(tiny_recipe(encoder))
+    crops = np.stack([np.asarray(picture.resize((SIZE, SIZE))) for picture in photographs])
+    together = detector.evidence(crops)
+    for index in range(len(crops)):
+        alone = detector.evidence(crops[index : index + 1])
+        assert alone.logit is not None
+        assert together.logit is not None
+        assert alone.logit[0] == together.logit[index]
