@@ -48,12 +48,12 @@ def connected(address: str | None) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", r"The m(in|ax)imum number of concurrent", UserWarning)  # a corpus may be small
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
     try:
         if address is not None:
             ray.init(address, **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
             with _without_stderr():
                 ray.init(
                     "local",

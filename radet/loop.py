@@ -136,7 +136,8 @@ class Run:
 
     def _epoch(self, watcher: Watcher) -> None:
         recipe, epoch = self.recipe, self.progress.epoch
-        refit(self.detector, self.feed.reference(), source=f"{recipe.reference_images} real training pictures")
+        if epoch == 0:
+            self._refit()
         order = epoch_order(self.feed.generated, self.feed.sources, epoch=epoch, seed=recipe.seed)
         in_epoch = steps_in(len(order), recipe.global_batch)
         plan = (
@@ -160,6 +161,7 @@ class Run:
             )
             reports.append(report)
             watcher.stepped(epoch, step, in_epoch, report)
+        self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
         logits = self.validate()
         read = np.isfinite(logits)
         label = self.feed.validation_generated[read]
@@ -173,6 +175,9 @@ class Run:
             self.best = Best.of(self.detector, logits)
         self.progress.epoch = epoch + 1
         watcher.validated(self.progress, logits)
+
+    def _refit(self) -> None:
+        refit(self.detector, self.feed.reference(), source=f"{self.recipe.reference_images} real training pictures")
 
     def _with_clean(self, batch: MicroBatch, view: int) -> MicroBatch:
         """The micro-batch with its clean pass, where passes are kept."""

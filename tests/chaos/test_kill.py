@@ -131,7 +131,7 @@ def test_driver_killed_while_scoring_then_resumed_with_other_parallelism(run: Ru
 @pytest.mark.parametrize(
     ("out", "fault"),
     [
-        ("local", "upload parts/ after"),
+        pytest.param("local", "upload parts/ after", marks=pytest.mark.slow),
         pytest.param("local", "write _staging/ before", marks=pytest.mark.slow),
         pytest.param("local", "_publish _runs/ before", marks=pytest.mark.slow),
         pytest.param("local", "write _runs/ after", marks=pytest.mark.slow),
@@ -153,10 +153,8 @@ def test_killed_at_a_named_point_of_the_commit(run: Run, fault: str) -> None:
     run.check(workers=1)
 
 
-@pytest.mark.parametrize(
-    "victim",
-    ["scorer", pytest.param("loader", marks=pytest.mark.slow), pytest.param("stager", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["scorer", "loader", "stager"])
 @pytest.mark.parametrize("out", ["local"], indirect=True)
 def test_a_worker_killed_while_scoring_costs_its_work_in_flight(run: Run, tmp_path: Path, victim: str) -> None:
     process = run.start(workers=2, victim=victim)
