@@ -88,7 +88,6 @@ def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> 
         validation_sources=trained.validation.sources,
         broken=len(trained.broken),
         command=shlex.join(["radet", *sys.argv[1:]]),
-        history=run.progress.history,
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -117,7 +117,7 @@ class DiscrepancyBranch(nn.Module):
 
 
 class LowLevelBranch(nn.Module):
-    """A small CNN (0.3 GMAC at 224x224) on R(x); the residual's scale is a frozen statistic of real pictures."""
+    """A small CNN (0.4 GMAC at 224x224 and width 32) on R(x), whose scale is a frozen statistic of real pictures."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()

@@ -25,7 +25,6 @@ class Provenance:
     validation_sources: Sequence[str]  # [N]
     broken: int  # pictures that could not be read
     command: str  # that made the checkpoint
-    history: Sequence[dict[str, float]]
 
 
 def finish(detector: Detector, best: Best, recipe: Recipe, provenance: Provenance, folder: Path) -> Detector:
@@ -48,8 +47,8 @@ def finish(detector: Detector, best: Best, recipe: Recipe, provenance: Provenanc
         verdict=fit_verdict(p, label),
     )
     detector.save_pretrained(folder)
-    finished = Detector.from_pretrained(folder, precision="fp32")
-    write_golden(finished, folder)
+    write_golden(Detector.from_pretrained(folder, precision="fp32"), folder)
+    finished = Detector.from_pretrained(folder)
     sources = [source for source, there in zip(provenance.validation_sources, read, strict=True) if there]
     write_card(folder, finished.config, recipe, provenance, logits, label, sources)
     return finished

@@ -143,11 +143,11 @@ def train_step(
         return x_BCHW, batch.label.to(x_BCHW.device), _draw_eps(recipe, x_BCHW)
 
     learned = recipe.margin.weight > 0 and recipe.probe.kind == "drp"
-    sums = torch.zeros(6, dtype=torch.float64, device=detector.device)  # drift sums, classification, pictures
+    sums = torch.zeros(5, dtype=torch.float64, device=detector.device)  # drift sums, number of pictures
     first = None
     for batch in batches:
         x_BCHW, label_B, eps = seen(batch)
-        sums[5] += len(label_B)
+        sums[4] += len(label_B)
         if len(batches) == 1:
             first = detector(x_BCHW, clean=batch.clean, eps=eps)
             if first.drift is not None:
@@ -158,7 +158,7 @@ def train_step(
                 sums[:4] += drift_sums(detector.drift(x_BCHW, clean, eps).cosine, label_B)
     reduce(sums)
     margin = contrastive_margin(sums[:4], recipe.margin.gamma, normalised=recipe.margin.normalised)
-    total = float(sums[5])
+    total = float(sums[4])
 
     spent = torch.zeros(5, dtype=torch.float64, device=detector.device)
     for batch in batches:

@@ -2,7 +2,7 @@
 
 It works on 4x4 pixel blocks (space to depth), so that full resolution costs one projection at either end, and is told
 what the encoder saw by FiLM: each level's features are scaled and shifted by a linear map of the embedding. GroupNorm
-only, so a picture never depends on its neighbours. At width 48: 2.4 M parameters + 1.3 k per dimension of z, 0.8 GMAC.
+only, so a picture never depends on its neighbours. At width 48: 1.3 M parameters + 960 per dimension of z, 0.8 GMAC.
 
 B batch, C=3 channels, H W pixels (multiples of 16), D embedding width, F features
 """

@@ -128,7 +128,6 @@ def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tupl
         validation_sources=["x"] * len(feed.validation_generated),
         broken=0,
         command="radet train ...",
-        history=trained.progress.history,
     )
     detector = finish(trained.detector, trained.best, trained.recipe, provenance, tmp_path / "checkpoint")
     selftest(detector)
