@@ -2,8 +2,9 @@
 
 python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml [--only full ...] [--seeds 3] [--epochs 6]
 
-    linear      the frozen-encoder linear probe: no probe, the last block's token alone (the baseline to beat)
-    layers      the semantic branch alone, tokens of all the recipe's layers
+    linear      the frozen-encoder linear probe on the embedding (the baseline to beat)
+    layers      the same on the embedding and the tokens of all the recipe's layers: where the others start
+    semantic    the semantic branch alone: that, and its MLP
     lowlevel    the low-level branch alone
     gaussian    all branches, seeded noise instead of the learned probe (RA-Det without DRP)
     no-margin   all branches and the learned probe, without the contrastive margin
@@ -32,7 +33,7 @@ from radet.config import ProbeConfig
 from radet.controls import run_controls
 from radet.feed import LabelledFile, LocalFeed, list_tree
 from radet.fit import fit_reference, read_crops
-from radet.loop import Floats, Progress, Run, Watcher
+from radet.loop import FUSED, Floats, Progress, Run, Watcher
 from radet.metrics import auroc, average_precision, bootstrap, tpr_at
 from radet.recipe import MarginConfig, Recipe
 from radet.training import StepReport, new_detector
@@ -42,11 +43,11 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     """Recipes by name."""
     none = replace(recipe.probe, kind="none")
     noise = replace(recipe.probe, kind="gaussian", sigma=0.05)
-    last = recipe.layers[-1:]
     return {
-        "linear": replace(recipe, probe=none, branches=("semantic",), layers=last, hidden=1),
+        "linear": replace(recipe, probe=none, branches=("semantic",), layers=()),
         "layers": replace(recipe, probe=none, branches=("semantic",)),
-        "lowlevel": replace(recipe, probe=none, branches=("lowlevel",), layers=last),
+        "semantic": replace(recipe, probe=none, branches=("semantic",)),
+        "lowlevel": replace(recipe, probe=none, branches=("lowlevel",), layers=()),
         "gaussian": replace(recipe, probe=noise),
         "no-margin": replace(recipe, margin=MarginConfig(weight=0.0)),
         "full": recipe,
@@ -103,6 +104,13 @@ class Printer(Watcher):
         print(f"{self._name} epoch {last['epoch']}: AUROC {last['val_auroc']:.3f} ({spent:.0f} s)", flush=True)
 
 
+def linear_probe(recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Floats:
+    """What the semantic branch says before the first step."""
+    run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
+    run.begin()
+    return run.validate()[FUSED]
+
+
 def trained(name: str, recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Run:
     run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
     run.go(Printer(name))
@@ -156,6 +164,9 @@ def main() -> None:
             note(name, 0, training_free(recipe, probe, training, validation))
     for name, variant in variants(recipe).items():
         if arguments.only and name not in arguments.only:
+            continue
+        if name in ("linear", "layers"):
+            note(name, 0, linear_probe(variant, training, validation))
             continue
         for seed in range(arguments.seeds if name in ("gaussian", "no-margin", "full") else 1):
             run = trained(f"{name}/{seed}", replace(variant, seed=seed), training, validation)

@@ -230,13 +230,20 @@ class _Reporter(Watcher):
 
     def validated(self, progress: Progress, logits: Floats) -> None:  # noqa: ARG002
         last = progress.history[-1]
+        self._save(last)
+        if self._leads:
+            self._board.tell.remote("validated", last)
+
+    def settled(self, progress: Progress) -> None:
+        self._save(progress.history[progress.best_epoch])
+
+    def _save(self, metrics: dict[str, float]) -> None:
         if not self._leads:
-            ray.train.report(last)
+            ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
             self._run.save(Path(folder))
-            ray.train.report(last, checkpoint=Checkpoint.from_directory(folder))
-        self._board.tell.remote("validated", last)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _all_reduce(tensor: Tensor) -> None:

@@ -1,17 +1,16 @@
 """The trained evidence: three branches and their fusion (METHOD section 2).
 
-    semantic      what the clean pass saw: the tokens of several encoder layers
+    semantic      what the clean pass saw: the embedding and the tokens of several encoder layers
     discrepancy   how the passes differ: scalar drifts and the direction of the shift
     lowlevel      a small CNN on the residual map R(x)
     fused         bias + sum_b weight_b * logit_b, weights >= 0, trained jointly: each branch's contribution is one term
 
-Every scalar and token is standardised by statistics of REAL training pictures, frozen in the checkpoint.
+Every scalar and feature is standardised by statistics of REAL training pictures, frozen in the checkpoint.
 
-B batch, L layers, D width, S scalars, H W pixels, F features
+B batch, D width of the embedding, D_l of a layer's token, S scalars, H W pixels, F features
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ class Seen(NamedTuple):
     """Everything that the branches may read of B pictures."""
 
     pixels: Tensor  # x_BCHW in [0, 1]
-    tokens: Sequence[Tensor]  # of the clean pass, per layer [B, D_l]
+    features: Tensor  # of the clean pass: embedding and tokens side by side, [B, D + sum D_l]
     scalars: Tensor  # logarithms of drifts, [B, S]
     delta: Tensor  # z - z', [B, D]
 
@@ -34,7 +33,7 @@ class Seen(NamedTuple):
 class Statistics(NamedTuple):
     """What the branches standardise by: of N real pictures."""
 
-    tokens: Sequence[Tensor]  # per layer [N, D_l]
+    features: Tensor  # [N, D + sum D_l]
     scalars: Tensor  # [N, S]
     residual_std: Tensor  # standard deviation of R(x) over each picture, [N]
 
@@ -68,32 +67,32 @@ def _reading(width: int) -> nn.Linear:
 
 
 class SemanticBranch(nn.Module):
-    """A linear read-out of each layer's standardised token, summed over the layers, plus a small joint MLP.
+    """What the clean pass saw, read twice: by a linear probe and by a small MLP, whose logits are added.
 
-    The linear part is what generalises (METHOD section 4, the table); dropout takes single features away.
+    The linear probe is fitted before the first step (radet.linear_probe) and stays as it is: it is what generalises
+    (METHOD section 4, the table), and steps on pictures that it has seen would only make it remember them. The MLP
+    starts at nothing and learns what a line cannot say.
     """
 
-    def __init__(self, dims: Sequence[int], hidden: int, dropout: float) -> None:
+    def __init__(self, features: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.standards = nn.ModuleList(Standardise(dim) for dim in dims)
-        self.linear = nn.ModuleList(_reading(dim) for dim in dims)
-        self.squeeze = nn.ModuleList(nn.Linear(dim, hidden) for dim in dims)
-        self.joint = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout), _reading(hidden))
-        self.dropout = nn.Dropout(dropout)
+        self.standard = Standardise(features)
+        self.linear = _reading(features).requires_grad_(False)
+        self.mlp = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(features, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            _reading(hidden),
+        )
 
     def freeze(self, real: Statistics) -> None:
-        for standard, token_ND in zip(self.standards, real.tokens, strict=True):
-            cast(Standardise, standard).fit(token_ND)
+        self.standard.fit(real.features)
 
     def forward(self, seen: Seen) -> Tensor:
-        linear, joint = [], []
-        for token_BD, standard, read, squeeze in zip(
-            seen.tokens, self.standards, self.linear, self.squeeze, strict=True
-        ):
-            t_BD = self.dropout(standard(token_BD))
-            linear.append(read(t_BD))
-            joint.append(squeeze(t_BD))
-        logit_B1: Tensor = torch.stack(linear).sum(0) / len(linear) ** 0.5 + self.joint(torch.stack(joint).mean(0))
+        x_BD = self.standard(seen.features)
+        logit_B1: Tensor = self.linear(x_BD) + self.mlp(x_BD)
         return logit_B1[:, 0]
 
 
@@ -158,7 +157,7 @@ class Heads(nn.Module):
         for name in config.branches:
             match name:
                 case "semantic":
-                    branches[name] = SemanticBranch(config.token_dims, config.hidden, config.dropout)
+                    branches[name] = SemanticBranch(dim + sum(config.token_dims), config.hidden, config.dropout)
                 case "discrepancy":
                     branches[name] = DiscrepancyBranch(config.scalars, dim, config.hidden, config.dropout)
                 case "lowlevel":

@@ -36,7 +36,7 @@ class CleanCache:
 
     def put(self, pictures: Indices, view: int, look: Look) -> None:
         """Keep a pass."""
-        self._values[pictures, view] = torch.cat([look.z, *look.tokens], dim=1).cpu().numpy()
+        self._values[pictures, view] = look.features.cpu().numpy()
         self._known[pictures, view] = 1
 
 

@@ -113,7 +113,7 @@ class HeadsConfig:
     """The trained evidence (radet.branches).
 
     `branches`        which, in the order of their fusion weights
-    `layers`          encoder blocks whose tokens are read, counted from 0
+    `layers`          encoder blocks whose tokens are read beside the embedding, counted from 0
     `token_dims`      width of each layer's token
     `scalars`         number of scalar drifts that the discrepancy branch reads
     `hidden`          width of the small MLPs
@@ -132,8 +132,8 @@ class HeadsConfig:
     def __post_init__(self) -> None:
         if not self.branches or len(set(self.branches)) != len(self.branches):
             raise ModelError("config_invalid", "heads.branches must name one branch at least, and none twice")
-        if len(self.layers) != len(self.token_dims) or not self.layers:
-            raise ModelError("config_invalid", "heads: layers and token_dims must be as many, one at least")
+        if len(self.layers) != len(self.token_dims):
+            raise ModelError("config_invalid", "heads: layers and token_dims must be as many")
         if self.hidden < 1 or self.lowlevel_width < 8 or self.lowlevel_width % 8 or not 0 <= self.dropout < 1:
             raise ModelError(
                 "config_invalid", "heads: hidden must be >= 1, lowlevel_width a multiple of 8, dropout in [0, 1)"

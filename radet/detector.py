@@ -164,7 +164,7 @@ class Detector(nn.Module):
         if self.heads is None:
             return Outcome(drift, mahalanobis, None, {})
         delta = torch.zeros_like(clean.z) if drift is None else drift.delta.float()
-        return Outcome(drift, mahalanobis, *self.heads(Seen(x_BCHW, clean.tokens, scalars, delta)))
+        return Outcome(drift, mahalanobis, *self.heads(Seen(x_BCHW, clean.features, scalars, delta)))
 
     def drift(
         self,

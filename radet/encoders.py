@@ -48,6 +48,11 @@ class Look(NamedTuple):
     z: Tensor  # embedding, not normalised, [B, D]
     tokens: tuple[Tensor, ...]  # one per layer asked for, [B, D_l]
 
+    @property
+    def features(self) -> Tensor:
+        """All of it side by side, [B, D + sum D_l]."""
+        return torch.cat([self.z, *self.tokens], dim=1)
+
 
 class FrozenEncoder(nn.Module):
     """A pretrained tower that never changes: always in eval mode, no parameter has a gradient.
@@ -192,10 +197,38 @@ def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
             # By itself first, because create_model calls every failure, of the network too, a RuntimeError.
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
             tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual
-            return Built(tower, _identity, "transformer.resblocks")
+            return _clip(tower)
     with _silent_root_logger():  # "Model initialized randomly": true for the microsecond until the next line
         tower = open_clip.create_model(name, load_weights=False).visual
     _load_strictly(tower, _read_safetensors(path), path)
+    return _clip(tower)
+
+
+class _SelfAttention(nn.Module):
+    """nn.MultiheadAttention as open_clip calls it, with its parameters under their names.
+
+    torch's own copies the projection's weight for every token when it meets autocast or a gradient with several
+    pictures on a CPU: CLIP B/16 in bf16, in batches of 16, takes 0.27 times as long this way.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = attention.num_heads
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, x_BND: Tensor, *_: Tensor, need_weights: bool, attn_mask: None) -> tuple[Tensor, None]:  # noqa: ARG002
+        projected = nn.functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
+        qkv = projected.view(*x_BND.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        o_BHNd = nn.functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        return self.out_proj(o_BHNd.transpose(1, 2).flatten(2)), None
+
+
+def _clip(tower: nn.Module) -> Built:
+    for block in tower.get_submodule("transformer.resblocks").children():
+        attention = getattr(block, "attn", None)
+        if type(attention) is nn.MultiheadAttention and attention.batch_first and attention.in_proj_weight is not None:
+            block.attn = _SelfAttention(attention)
     return Built(tower, _identity, "transformer.resblocks")
 
 
@@ -231,11 +264,16 @@ def _load_timm(name: str, weights: str, folder: Path) -> Built:
         with _library_errors(weights):
             hub = {"hf_hub_id": _hub_reference(weights, "timm")}
             tower: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=hub)
-            return Built(tower, _identity, "blocks")
+            return _convolutional(tower)
     tower = timm.create_model(name, pretrained=False, num_classes=0)
     state = _read_safetensors(path) if path else _read_package(weights, tower.state_dict())
     _load_strictly(tower, state, weights)
-    return Built(tower, _identity, "blocks")
+    return _convolutional(tower)
+
+
+def _convolutional(tower: nn.Module) -> Built:
+    """Channels last: depthwise convolutions of an EfficientNet-Lite0 take 0.6 times as long, of one picture too."""
+    return Built(tower.to(memory_format=torch.channels_last), _identity, "blocks")
 
 
 _LOADERS: dict[Family, Callable[[str, str, Path], Built]] = {

@@ -101,9 +101,9 @@ def refit(detector: Detector, crops: Iterable[Pixels], *, source: str) -> None:
     if drifts:
         _freeze_reference(detector, drifts, source)
     if detector.heads is not None:
-        tokens = [torch.cat(column) for column in zip(*(look.tokens for look in looks), strict=True)]
+        features = torch.cat([look.features for look in looks])
         scalars = _cross_fitted_scalars(drifts) if drifts else torch.empty(0)
-        detector.heads.freeze(Statistics(tokens, scalars, torch.cat(residual_stds)))
+        detector.heads.freeze(Statistics(features, scalars, torch.cat(residual_stds)))
 
 
 def _freeze_reference(detector: Detector, drifts: list[Drift], source: str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radet.branches import SemanticBranch
 from radet.clean_cache import CleanCache
 from radet.config import DetectorConfig
 from radet.detector import Detector, to_pixels
+from radet.encoders import Look
 from radet.fit import refit
 from radet.images import Pixels
+from radet.linear_probe import fit_linear_probe
 from radet.metrics import auroc, average_precision
 from radet.order import Portion, epoch_order, portions, steps_in, view_of
 from radet.recipe import Recipe
@@ -29,6 +32,7 @@ from radet.training import MicroBatch, Reduce, StepReport, new_optimiser, train_
 
 Floats = NDArray[np.float64]
 
+FUSED = "fused"
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _VALIDATED_TOGETHER = 64
 
@@ -69,6 +73,8 @@ class Progress:
     epoch: int = 0  # next to run
     best_epoch: int = -1
     best_auroc: float = -math.inf
+    linear_auroc: float | None = None  # of the linear probe alone, before the first step
+    settled: bool = False  # the best detector measured again in the precision that it will score with
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
 
     def ended(self, recipe: Recipe) -> bool:
@@ -97,6 +103,9 @@ class Watcher:
 
     def validated(self, progress: Progress, logits: Floats) -> None:
         """After each epoch, with the validation pictures' logits; the run's state may be saved here."""
+
+    def settled(self, progress: Progress) -> None:
+        """After the best epoch was measured again in the checkpoint's precision; as `validated`."""
 
 
 class Run:
@@ -130,30 +139,73 @@ class Run:
 
     def go(self, watcher: Watcher) -> Progress:
         """Train to the end."""
-        while not self.progress.ended(self.recipe):
+        encoder, recipe = self.detector.encoder, self.recipe
+        encoder.precision = recipe.train_precision
+        while not self.progress.ended(recipe):
             self._epoch(watcher)
+        encoder.precision = recipe.precision
+        if recipe.precision != recipe.train_precision and not self.progress.settled:
+            self._settle(watcher)
         return self.progress
 
-    def _epoch(self, watcher: Watcher) -> None:
-        recipe, epoch = self.recipe, self.progress.epoch
-        if epoch == 0:
-            self._refit()
+    def _settle(self, watcher: Watcher) -> None:
+        """What was measured in the training's precision, measured in the checkpoint's."""
+        assert self.best is not None
+        self.detector.restore(self.best.config, self.best.tensors, "the best epoch")
+        self._refit()
+        logits = self.validate()[FUSED]
+        self.best = Best.of(self.detector, logits)
+        self.progress.settled = True
+        watcher.settled(self.progress)
+
+    def begin(self) -> None:
+        """Before the first step: statistics of real pictures, and the linear probe of the semantic branch."""
+        self._refit()
+        heads = self.detector.heads
+        if heads is None or "semantic" not in heads.branches:
+            return
+        semantic = cast(SemanticBranch, heads.branches["semantic"])
+        linear = self.recipe.linear
+        features, labels = [torch.empty(0, sum(self.detector.look_widths))], [torch.empty(0)]
+        epoch, left = 0, math.ceil(linear.pictures / self.recipe.global_batch)
+        while left > 0:
+            plan = self._plan(epoch)[:left]
+            for batches in self.feed.batches(epoch, plan):
+                for batch in batches:
+                    if len(batch.label):
+                        features.append(semantic.standard(self._clean(batch, epoch).features).cpu())
+                        labels.append(batch.label)
+            epoch, left = epoch + 1, left - len(plan)
+        device = self.detector.device
+        x_ND, label_N = torch.cat(features).to(device), torch.cat(labels).to(device)
+        fit_linear_probe(semantic.linear, x_ND, label_N, penalty=linear.penalty, reduce=self.ranks.reduce)
+
+    def _plan(self, epoch: int) -> list[list[Portion]]:
+        """This rank's portions of each step."""
+        recipe = self.recipe
         order = epoch_order(self.feed.generated, self.feed.sources, epoch=epoch, seed=recipe.seed)
-        in_epoch = steps_in(len(order), recipe.global_batch)
-        plan = (
+        return [
             [
                 portion
                 for portion in portions(order, step, recipe.global_batch, recipe.micro_batch)
                 if portion.number % self.ranks.world == self.ranks.rank
             ]
-            for step in range(in_epoch)
-        )
+            for step in range(steps_in(len(order), recipe.global_batch))
+        ]
+
+    def _epoch(self, watcher: Watcher) -> None:
+        recipe, epoch = self.recipe, self.progress.epoch
+        if epoch == 0:
+            self.begin()
+            self.progress.linear_auroc = self._aurocs(self.validate()).get("semantic")
+        plan = self._plan(epoch)
+        in_epoch = len(plan)
         reports = []
         for step, batches in enumerate(self.feed.batches(epoch, plan)):
             report = train_step(
                 self.detector,
                 self.optimiser,
-                [self._with_clean(batch, view_of(epoch, recipe.views)) for batch in batches],
+                [self._with_clean(batch, epoch) for batch in batches],
                 recipe,
                 step=epoch * in_epoch + step,
                 steps=recipe.epochs * in_epoch,
@@ -162,13 +214,19 @@ class Run:
             reports.append(report)
             watcher.stepped(epoch, step, in_epoch, report)
         self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
-        logits = self.validate()
+        found = self.validate()
+        logits, aurocs = found[FUSED], self._aurocs(found)
+        score = aurocs.pop(FUSED)
         read = np.isfinite(logits)
-        label = self.feed.validation_generated[read]
-        score = auroc(logits[read], label)
         means = {name: float(np.mean([r.to_dict()[name] for r in reports])) for name in reports[0].to_dict()}
         self.progress.history.append(
-            {"epoch": epoch, **means, "val_auroc": score, "val_ap": average_precision(logits[read], label)}
+            {
+                "epoch": epoch,
+                **means,
+                "val_auroc": score,
+                "val_ap": average_precision(logits[read], self.feed.validation_generated[read]),
+                **{f"val_auroc_{name}": value for name, value in aurocs.items()},
+            }
         )
         if score > self.progress.best_auroc:
             self.progress.best_auroc, self.progress.best_epoch = score, epoch
@@ -179,37 +237,52 @@ class Run:
     def _refit(self) -> None:
         refit(self.detector, self.feed.reference(), source=f"{self.recipe.reference_images} real training pictures")
 
-    def _with_clean(self, batch: MicroBatch, view: int) -> MicroBatch:
+    def _with_clean(self, batch: MicroBatch, epoch: int) -> MicroBatch:
         """The micro-batch with its clean pass, where passes are kept."""
         if self._cache is None or not len(batch.label):
             return batch
-        clean = self._cache.get(batch.pictures, view, self.detector.device)
-        if clean is None:
-            with torch.no_grad():
-                x_BCHW = to_pixels(batch.crops.to(self.detector.device))
-                clean = self.detector.encoder.look(x_BCHW, self.detector.layers)
-            self._cache.put(batch.pictures, view, clean)
-        return batch._replace(clean=clean)
+        return batch._replace(clean=self._clean(batch, epoch))
 
-    def validate(self) -> Floats:
-        """The fused logits of all validation pictures, each computed by one rank; nan for what cannot be read."""
+    @torch.no_grad()
+    def _clean(self, batch: MicroBatch, epoch: int) -> Look:
+        """The clean pass, from the cache where it is known there."""
+        view = view_of(epoch, self.recipe.views)
+        known = self._cache and self._cache.get(batch.pictures, view, self.detector.device)
+        if known:
+            return known
+        x_BCHW = to_pixels(batch.crops.to(self.detector.device))
+        clean = self.detector.encoder.look(x_BCHW, self.detector.layers)
+        if self._cache is not None:
+            self._cache.put(batch.pictures, view, clean)
+        return clean
+
+    def validate(self) -> dict[str, Floats]:
+        """The logits of all validation pictures, FUSED and by branch; nan for what cannot be read. Each picture is
+        computed by one rank."""
         self.detector.eval()
+        assert self.detector.heads is not None
+        names = (FUSED, *self.detector.heads.branches)
         count = len(self.feed.validation_generated)
         share = range(self.ranks.rank, count, self.ranks.world)
-        logits = torch.zeros(count, dtype=torch.float64)
+        logits = torch.zeros(count, len(names), dtype=torch.float64)
         crops = self.feed.validation(share)
         for start in range(0, len(share), _VALIDATED_TOGETHER):
             part = {position: next(crops) for position in share[start : start + _VALIDATED_TOGETHER]}
             there = {position: crop for position, crop in part.items() if crop is not None}
             logits[list(part)] = math.nan
             if there:
-                found = self.detector.evidence(np.stack(list(there.values()))).logit
-                assert found is not None
-                logits[list(there)] = torch.from_numpy(found).double()
+                evidence = self.detector.evidence(np.stack(list(there.values())))
+                found = [evidence.logit, *(getattr(evidence, f"logit_{name}") for name in names[1:])]
+                logits[list(there)] = torch.from_numpy(np.stack(found, axis=1)).double()
         logits = logits.to(self.detector.device)
         self.ranks.reduce(logits)
-        gathered: Floats = logits.cpu().numpy()
-        return gathered
+        gathered = logits.cpu().numpy()
+        return {name: gathered[:, index] for index, name in enumerate(names)}
+
+    def _aurocs(self, found: dict[str, Floats]) -> dict[str, float]:
+        label = self.feed.validation_generated
+        read = np.isfinite(found[FUSED])
+        return {name: auroc(logits[read], label[read]) for name, logits in found.items()}
 
     def save(self, folder: Path) -> None:
         """Write the state: tensors as safetensors, the rest as JSON. The encoder is not part of it."""

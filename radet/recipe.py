@@ -44,6 +44,22 @@ class MarginConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinearConfig:
+    """The linear probe that the semantic branch starts from (radet.linear_probe); the paper has none.
+
+    `pictures`  it is fitted on before the first step: those of the first steps, and of as many epochs as it takes
+    `penalty`   lambda in mean BCE + lambda/2 |w|^2, of standardised features
+    """
+
+    pictures: int = 8192
+    penalty: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.pictures < 2 or self.penalty <= 0:
+            raise ConfigError("linear: pictures must be >= 2 and penalty > 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserConfig:
     """AdamW with linear warm-up and cosine decay to zero.
 
@@ -69,7 +85,10 @@ class Recipe:
 
     `branches`         evidence that is fused; the paper also has a five-token "foundation" branch, whose place our
                        semantic branch takes at a third of the cost
-    `layers`           encoder blocks the semantic branch reads, from 0
+    `layers`           encoder blocks the semantic branch reads beside the embedding, from 0
+    `precision`        what the checkpoint scores with
+    `train_precision`  what the encoder runs in while it trains: bf16 where it pays. Statistics, calibration and
+                       thresholds are then measured once more, at the end, in `precision`
     `hidden`           width of the branches' small MLPs
     `dropout`          paper 0.1
     `lowlevel_width`   first stage of the residual CNN; the paper's is a ResNet-34
@@ -91,9 +110,11 @@ class Recipe:
     encoder: EncoderChoice
     crop: CropPolicy = field(default_factory=CropPolicy)
     precision: Precision = "fp32"
+    train_precision: Precision = "fp32"
     probe: ProbeConfig = field(default_factory=lambda: ProbeConfig(kind="drp"))
     branches: tuple[BranchName, ...] = ("semantic", "discrepancy", "lowlevel")
     layers: tuple[int, ...]
+    linear: LinearConfig = field(default_factory=LinearConfig)
     hidden: int = 64
     dropout: float = 0.1
     lowlevel_width: int = 32

@@ -8,7 +8,7 @@ from PIL import Image
 
 from radet.crop import CropPolicy
 from radet.feed import LocalFeed, list_tree
-from radet.recipe import AugmentConfig, EncoderChoice, OptimiserConfig, Recipe
+from radet.recipe import AugmentConfig, EncoderChoice, LinearConfig, OptimiserConfig, Recipe
 from radet.training import MicroBatch
 
 SIZE = 32
@@ -39,6 +39,7 @@ def tiny_recipe(encoder: Path, **changes: object) -> Recipe:
         hidden=8,
         lowlevel_width=8,
         dropout=0.2,
+        linear=LinearConfig(pictures=96),
         optimiser=OptimiserConfig(rate=3e-3),
         augment=AugmentConfig(rescale=0, blur=0, noise=0, codec=0.2, quality=(90, 98)),
         epochs=3,
