@@ -107,7 +107,7 @@ class Printer(Watcher):
 def linear_probe(recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Floats:
     """What the semantic branch says before the first step."""
     run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
-    run.begin()
+    run.begin(Watcher())
     return run.validate()[FUSED]
 
 

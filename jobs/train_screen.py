@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,7 @@ from radet.detector import Detector
 from radet.finish import Provenance, finish
 
 _BROKEN_SHOWN = 20
+_SAY_EVERY_S = 30.0
 
 
 class TrainScreen(TrainWatcher):
@@ -26,6 +28,7 @@ class TrainScreen(TrainWatcher):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._said = 0.0
         self._folder = tempfile.TemporaryDirectory()
         self._writer = SummaryWriter(self._folder.name)
         self._bar = Progress(
@@ -60,13 +63,23 @@ class TrainScreen(TrainWatcher):
         self._console.print(f"Training on {training.summary()}")
         self._console.print(f"Validating on {validation.summary()}")
 
+    def looked(self, batch: int, batches: int) -> None:
+        self._show(batch + 1, batches, epoch=0, state="fitting the linear probe")
+
     def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
         state = f"loss {report['loss']:.3f}"
         if np.isfinite(report["drift_real"]) and report["drift_real"] > 0:
             state += f" · drift generated/real {report['drift_generated'] / report['drift_real']:.2f}"
-        self._bar.update(self._task, total=steps, completed=step + 1, epoch=epoch, state=state)
+        self._show(step + 1, steps, epoch=epoch, state=state)
         for name, value in report.items():
             self._writer.add_scalar(f"step/{name}", value, epoch * steps + step)
+
+    def _show(self, done: int, total: int, *, epoch: int, state: str) -> None:
+        """On the bar; where there is no terminal to draw one, as a line now and then."""
+        self._bar.update(self._task, total=total, completed=done, epoch=epoch, state=state)
+        if not self._console.is_terminal and time.monotonic() - self._said > _SAY_EVERY_S:
+            self._said = time.monotonic()
+            self._console.print(f"epoch {epoch}: {done}/{total}, {state}")
 
     def validated(self, epoch: dict[str, float]) -> None:
         self._console.print(
@@ -80,7 +93,6 @@ class TrainScreen(TrainWatcher):
 def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> None:
     """Calibrate the best epoch and put everything into OUT, config.json last: a checkpoint is whole or absent."""
     run = trained.run
-    assert run.best is not None
     provenance = Provenance(
         training=f"{job.data}: {trained.training.summary()}",
         validation=f"{job.val}: {trained.validation.summary()}",
@@ -88,10 +100,11 @@ def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> 
         validation_sources=trained.validation.sources,
         broken=len(trained.broken),
         command=shlex.join(["radet", *sys.argv[1:]]),
+        controls=trained.controls,
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        detector = finish(run.detector, run.best, job.recipe, provenance, folder)
+        detector = finish(run, provenance, folder)
         lines = [json.dumps(epoch) for epoch in run.progress.history]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         target = open_folder(job.out)

@@ -54,6 +54,9 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address, **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
+            # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
+            # ahead, and the next one imports torch again.
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
             with _without_stderr():
                 ray.init(
                     "local",

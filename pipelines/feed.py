@@ -4,7 +4,8 @@ Order matters: which pictures make up a step is decided by radet.order alone, so
 workers. That is why a worker asks for its micro-batches by name instead of taking a share of a shuffled stream.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from radet.recipe import Recipe
 from radet.rows import see
 from radet.training import MicroBatch
 
-_TOGETHER = 32  # pictures a task reads for reference and validation
+_TOGETHER = 64  # pictures a task reads: a task costs as much as some ten of them
 LOADER_CPUS = 0.1  # in Ray's accounting: training workers leave that much
-_PREFETCH = 4  # micro-batches ready before they are asked for
+_PREFETCH = 4  # tasks' results ready before they are asked for
 
 Told = Callable[[dict[str, str]], None]
 
@@ -50,10 +51,13 @@ class RayFeed:
         """As radet.loop.Feed."""
         view = view_of(epoch, self._recipe.views)
         planned = list(steps)
-        wanted = [portion for portions in planned for portion in portions]
-        loaded = self._load((portion.pictures.tolist() for portion in wanted), self._training, view)
+        wanted = [position for portions in planned for portion in portions for position in portion.pictures.tolist()]
+        crops = (crop for part in self._load(_parts(wanted), self._training, view) for crop in part)
         for portions in planned:
-            yield [micro_batch(portion, next(loaded), self.generated[portion.pictures]) for portion in portions]
+            yield [
+                micro_batch(portion, list(islice(crops, len(portion.pictures))), self.generated[portion.pictures])
+                for portion in portions
+            ]
 
     def reference(self) -> Iterator[Pixels]:
         """As radet.loop.Feed. Read once: every epoch asks again, and some hundreds of crops are small."""
@@ -63,7 +67,7 @@ class RayFeed:
             self._reference = [crop for crops in loaded for crop in crops if crop is not None]
         return iter(self._reference)
 
-    def validation(self, share: range) -> Iterator[Pixels | None]:
+    def validation(self, share: Sequence[int]) -> Iterator[Pixels | None]:
         """As radet.loop.Feed."""
         for crops in self._load(_parts(list(share)), self._validation, None):
             yield from crops

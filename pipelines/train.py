@@ -26,7 +26,9 @@ from pipelines.labelled import Labelled, list_labelled
 from pipelines.process import tune
 from pipelines.storage import LocalFolder, open_folder
 from radet.clean_cache import CleanCache
+from radet.controls import Control
 from radet.errors import ConfigError
+from radet.finish import control
 from radet.loop import Floats, Progress, Ranks, Run, Watcher
 from radet.recipe import Recipe
 from radet.training import StepReport, new_detector
@@ -56,6 +58,9 @@ class TrainWatcher:
 
     def opened(self, training: Labelled, validation: Labelled) -> None:
         """Before any work."""
+
+    def looked(self, batch: int, batches: int) -> None:
+        """For each batch that the linear probe is fitted on, before the first step."""
 
     def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
         """After each step."""
@@ -94,6 +99,7 @@ class Trained:
     training: Labelled
     validation: Labelled
     broken: dict[str, str]  # location -> what is wrong
+    controls: dict[str, Control]  # of a learned probe
 
 
 def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
@@ -129,7 +135,8 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as state:
             run.load(Path(state))
-        return Trained(run, training, validation, ray.get(board.all_broken.remote()))
+        feed = RayFeed(training, validation, job.recipe, told=board.broken.remote)
+        return Trained(run, training, validation, ray.get(board.all_broken.remote()), control(run, feed))
 
 
 def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
@@ -223,6 +230,10 @@ class _Reporter(Watcher):
     def __init__(self, run: Run, board: Any) -> None:
         self._run, self._board = run, board
         self._leads = run.ranks.rank == 0
+
+    def looked(self, batch: int, batches: int) -> None:
+        if self._leads:
+            self._board.tell.remote("looked", batch, batches)
 
     def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
         if self._leads:

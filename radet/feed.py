@@ -101,7 +101,7 @@ class LocalFeed:
         chosen = reference_pictures(self.generated, self._recipe)
         return (crop for crop in self._crops(self._training, chosen) if crop is not None)
 
-    def validation(self, share: range) -> Iterator[Pixels | None]:
+    def validation(self, share: Sequence[int]) -> Iterator[Pixels | None]:
         """As radet.loop.Feed."""
         return self._crops(self._validation, share)
 

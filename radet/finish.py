@@ -1,7 +1,10 @@
-"""The end of a training run: its best epoch, calibrated on the validation pictures, as a checkpoint with its card."""
+"""The end of a training run: its best epoch, calibrated on the validation pictures, as a checkpoint with its card.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+N validation pictures
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,13 @@ from numpy.typing import NDArray
 
 from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
 from radet.card import write_card
+from radet.controls import Control, run_controls
 from radet.detector import Detector
-from radet.loop import Best
-from radet.recipe import Recipe
+from radet.loop import Feed, Run
+from radet.probes import LearnedProbe
 from radet.selftest import write_golden
+
+_CONTROLLED = 400  # validation pictures under controls: AUROC to about 0.03, for five passes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +31,30 @@ class Provenance:
     validation_sources: Sequence[str]  # [N]
     broken: int  # pictures that could not be read
     command: str  # that made the checkpoint
+    controls: Mapping[str, Control] = field(default_factory=dict)  # of a learned probe
 
 
-def finish(detector: Detector, best: Best, recipe: Recipe, provenance: Provenance, folder: Path) -> Detector:
+def control(run: Run, feed: Feed) -> dict[str, Control]:
+    """The controls of the best epoch's learned probe, over some of the validation pictures; {} for another probe."""
+    detector, best = run.detector, run.best
+    assert best is not None
+    if not isinstance(detector.probe, LearnedProbe):
+        return {}
+    detector.restore(best.config, best.tensors, "the best epoch")
+    read = np.flatnonzero(np.isfinite(best.logits))
+    chosen = np.random.default_rng(0).permutation(read)[:_CONTROLLED]
+    crops = (crop for crop in feed.validation(chosen.tolist()) if crop is not None)
+    return run_controls(detector, crops, feed.validation_generated[chosen])
+
+
+def finish(run: Run, provenance: Provenance, folder: Path) -> Detector:
     """Write the checkpoint of the best epoch to `folder` and return it, loaded from there.
 
     Calibration, thresholds and the abstain band are fitted on the validation pictures, which also chose the epoch: the
     card says so, since both are flattered by it.
     """
+    detector, best, recipe = run.detector, run.best, run.recipe
+    assert best is not None
     detector.restore(best.config, best.tensors, "the best epoch")
     read = np.isfinite(best.logits)
     logits, label = best.logits[read], provenance.validation_generated[read]
@@ -50,5 +72,5 @@ def finish(detector: Detector, best: Best, recipe: Recipe, provenance: Provenanc
     write_golden(Detector.from_pretrained(folder, precision="fp32"), folder)
     finished = Detector.from_pretrained(folder)
     sources = [source for source, there in zip(provenance.validation_sources, read, strict=True) if there]
-    write_card(folder, finished.config, recipe, provenance, logits, label, sources)
+    write_card(folder, finished.config, run, provenance, logits, label, sources)
     return finished

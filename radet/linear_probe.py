@@ -46,5 +46,6 @@ def fit_linear_probe(
         return float(sums[-1] + penalty / 2 * weight_D.double().square().sum())
 
     optimiser.step(evaluate)  # type: ignore[no-untyped-call]
+    reached = evaluate()
     linear.weight.grad = linear.bias.grad = None
-    return evaluate()
+    return reached

@@ -6,7 +6,7 @@ N pictures, B batch
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -52,7 +52,7 @@ class Feed(Protocol):
         """Crops of real training pictures, not augmented."""
         ...
 
-    def validation(self, share: range) -> Iterator[Pixels | None]:
+    def validation(self, share: Sequence[int]) -> Iterator[Pixels | None]:
         """Crops of these validation pictures, in order, not augmented; None for what cannot be read."""
         ...
 
@@ -97,6 +97,9 @@ class Best(NamedTuple):
 
 class Watcher:
     """What a caller may want to know while a run goes on; every method may be overridden."""
+
+    def looked(self, batch: int, batches: int) -> None:
+        """Before the first step, for each global batch that the linear probe is fitted on."""
 
     def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
         """After each step."""
@@ -158,7 +161,7 @@ class Run:
         self.progress.settled = True
         watcher.settled(self.progress)
 
-    def begin(self) -> None:
+    def begin(self, watcher: Watcher) -> None:
         """Before the first step: statistics of real pictures, and the linear probe of the semantic branch."""
         self._refit()
         heads = self.detector.heads
@@ -167,10 +170,12 @@ class Run:
         semantic = cast(SemanticBranch, heads.branches["semantic"])
         linear = self.recipe.linear
         features, labels = [torch.empty(0, sum(self.detector.look_widths))], [torch.empty(0)]
-        epoch, left = 0, math.ceil(linear.pictures / self.recipe.global_batch)
+        epoch, looks = 0, math.ceil(linear.pictures / self.recipe.global_batch)
+        left = looks
         while left > 0:
             plan = self._plan(epoch)[:left]
-            for batches in self.feed.batches(epoch, plan):
+            for look, batches in enumerate(self.feed.batches(epoch, plan)):
+                watcher.looked(looks - left + look, looks)
                 for batch in batches:
                     if len(batch.label):
                         features.append(semantic.standard(self._clean(batch, epoch).features).cpu())
@@ -196,7 +201,7 @@ class Run:
     def _epoch(self, watcher: Watcher) -> None:
         recipe, epoch = self.recipe, self.progress.epoch
         if epoch == 0:
-            self.begin()
+            self.begin(watcher)
             self.progress.linear_auroc = self._aurocs(self.validate()).get("semantic")
         plan = self._plan(epoch)
         in_epoch = len(plan)

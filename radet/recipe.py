@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from radet.augment import AugmentConfig
-from radet.config import BranchName, Family, Precision, ProbeConfig
+from radet.config import BranchName, Family, Precision, ProbeConfig, Rounding
 from radet.crop import CropPolicy
 from radet.errors import ConfigError, RadetError
 from radet.typed import from_dict
@@ -25,6 +25,7 @@ class EncoderChoice:
     family: Family
     name: str
     weights: str
+    rounding: Rounding = "none"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 

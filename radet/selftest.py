@@ -49,13 +49,7 @@ def selftest(detector: Detector, *, batches: tuple[int, ...] = (7, 64)) -> SelfT
     Raises ModelError: "numeric_selftest_failed", or "weights_missing" where the checkpoint has no golden.json.
     """
     config = detector.config
-    error = _golden_error(detector)
-    if error > MAX_GOLDEN_ERROR[config.precision]:
-        raise ModelError(
-            "numeric_selftest_failed",
-            f"{config.name} in {config.precision} is {error:.2g} away from its golden scores, more than "
-            f"{MAX_GOLDEN_ERROR[config.precision]:g}: its tensors or this machine's arithmetic differ",
-        )
+    error = require_golden(detector)
     floor = drift_floor(detector, batches)
     share = 0.0 if config.reference is None else floor / config.reference.median_drift
     if share > MAX_FLOOR:
@@ -72,6 +66,18 @@ def selftest(detector: Detector, *, batches: tuple[int, ...] = (7, 64)) -> SelfT
         floor=floor,
         floor_share=share,
     )
+
+
+def require_golden(detector: Detector) -> float:
+    """How far its scores are from golden.json, as in MAX_GOLDEN_ERROR. Raises ModelError as `selftest`."""
+    config, error = detector.config, _golden_error(detector)
+    if error > MAX_GOLDEN_ERROR[config.precision]:
+        raise ModelError(
+            "numeric_selftest_failed",
+            f"{config.name} in {config.precision} is {error:.2g} away from its golden scores, more than "
+            f"{MAX_GOLDEN_ERROR[config.precision]:g}: its tensors or this machine's arithmetic differ",
+        )
+    return error
 
 
 def drift_floor(detector: Detector, batches: tuple[int, ...] = (7, 64)) -> float:

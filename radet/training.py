@@ -61,9 +61,7 @@ def new_detector(recipe: Recipe, *, device: str = "cpu") -> Detector:
     Raises ModelError as radet.encoders.describe does; ConfigError for a layer that the encoder does not have.
     """
     choice = recipe.encoder
-    encoder = describe(
-        choice.family, choice.name, choice.weights, mean=choice.mean, std=choice.std, size=recipe.crop.size
-    )
+    encoder = describe(**asdict(choice), size=recipe.crop.size)
     frozen = load_encoder(encoder, Path(), precision=recipe.precision)
     dims = frozen.token_dims(recipe.layers, recipe.crop.size)
     scalars = 0 if recipe.probe.kind == "none" else 3 + len(recipe.layers)

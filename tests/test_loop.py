@@ -10,8 +10,9 @@ from PIL import Image
 
 from radet import Detector
 from radet.clean_cache import CleanCache
-from radet.finish import Provenance, finish
-from radet.loop import Floats, Progress, Run, Watcher
+from radet.finish import Provenance, control, finish
+from radet.loop import FUSED, Floats, Progress, Run, Watcher
+from radet.metrics import auroc
 from radet.recipe import OptimiserConfig, Recipe
 from radet.selftest import selftest
 from radet.training import new_detector
@@ -94,6 +95,42 @@ def test_resumed_is_uninterrupted(recipe: Recipe, trees: tuple[Path, Path], trai
     assert np.array_equal(second.best.logits, trained.best.logits)
 
 
+def test_the_linear_probe_is_fitted_first_and_then_left_alone(
+    recipe: Recipe, trees: tuple[Path, Path], trained: Run
+) -> None:
+    run = new_run(recipe, trees)
+    run.begin(Watcher())
+    heads, after = run.detector.heads, trained.detector.heads
+    assert heads is not None
+    assert after is not None
+    linear = heads.branches["semantic"].get_submodule("linear")
+    assert linear.get_parameter("weight").abs().sum() > 0
+    last = after.branches["semantic"].get_submodule("linear")
+    assert torch.equal(linear.get_parameter("weight"), last.get_parameter("weight"))
+    read = run.validate()["semantic"]
+    assert trained.progress.linear_auroc == auroc(read, run.feed.validation_generated)
+
+
+def test_what_was_trained_in_bf16_is_measured_in_fp32(recipe: Recipe, trees: tuple[Path, Path]) -> None:
+    run = new_run(replace(recipe, epochs=1, train_precision="bf16"), trees)
+    seen: list[Floats] = []
+
+    class _Keep(Watcher):
+        def validated(self, progress: Progress, logits: Floats) -> None:
+            assert run.detector.encoder.precision == "bf16"
+            seen.append(logits)
+
+        def settled(self, progress: Progress) -> None:
+            assert progress.settled
+
+    run.go(_Keep())
+    assert run.best is not None
+    assert run.best.config.precision == "fp32"
+    assert not np.array_equal(run.best.logits, seen[0])
+    np.testing.assert_allclose(run.best.logits, seen[0], atol=0.3)
+    assert np.array_equal(run.validate()[FUSED], run.best.logits)
+
+
 def test_a_run_without_progress_ends_early(recipe: Recipe, trees: tuple[Path, Path]) -> None:
     progress = Progress(epoch=3, best_epoch=0, best_auroc=0.9)
     assert progress.ended(replace(recipe, patience=2))
@@ -128,8 +165,9 @@ def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tupl
         validation_sources=["x"] * len(feed.validation_generated),
         broken=0,
         command="radet train ...",
+        controls=control(trained, feed),
     )
-    detector = finish(trained.detector, trained.best, trained.recipe, provenance, tmp_path / "checkpoint")
+    detector = finish(trained, provenance, tmp_path / "checkpoint")
     selftest(detector)
     again = Detector.from_pretrained(tmp_path / "checkpoint")
     assert again.model_id == detector.model_id
@@ -147,4 +185,5 @@ def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tupl
         assert all(getattr(score, f"logit_{name}") is not None for score in scores)
     card = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "AUROC" in card
+    assert "Is it the probe?" in card
     assert "Limits" in card
