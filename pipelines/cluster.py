@@ -10,6 +10,7 @@ from typing import cast
 import ray
 
 from pipelines.commit import IncompleteError
+from pipelines.process import MEMORY_ENV
 from radet.errors import ConfigError, FetchError, ModelError
 
 _OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
@@ -51,9 +52,10 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
     try:
         if address is not None:
-            ray.init(address, **quiet)
+            ray.init(address, runtime_env={"env_vars": MEMORY_ENV}, **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
+            os.environ.update({name: os.environ.get(name, value) for name, value in MEMORY_ENV.items()})
             # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
             # ahead, and the next one imports torch again.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")

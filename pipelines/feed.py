@@ -100,7 +100,8 @@ class RayFeed:
 
 
 def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=_PREFETCH):
+    (whole,) = dataset.streaming_split(1)  # Ray Data's scheduling in a process of its own, not in the training's
+    for batch in whole.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=_PREFETCH):
         yield from batch.to_pylist()
 
 
