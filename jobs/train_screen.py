@@ -124,7 +124,8 @@ def _show(console: Console, job: TrainJob, trained: Trained, detector: Detector)
         if len(trained.broken) > _BROKEN_SHOWN:
             console.print(f"  and {len(trained.broken) - _BROKEN_SHOWN} more")
     best = trained.run.progress
-    console.print(f"Best epoch {best.best_epoch}: validation AUROC {best.best_auroc:.3f}")
+    start = "" if best.linear_auroc is None else f"; the linear probe it started from {best.linear_auroc:.3f}"
+    console.print(f"Best epoch {best.best_epoch}: validation AUROC {best.best_auroc:.3f}{start}")
     for threshold in detector.config.thresholds:
         low, high = threshold.interval
         console.print(

@@ -1,16 +1,20 @@
-"""Training pictures through Ray Data: each worker streams its own micro-batches, in order, read and augmented by tasks.
+"""Training pictures by Ray's tasks, which read and augment each worker's micro-batches ahead of it.
 
 Order matters: which pictures make up a step is decided by radet.order alone, so that a run is the same on any number of
 workers. That is why a worker asks for its micro-batches by name instead of taking a share of a shuffled stream.
+
+Not by Ray Data: where the consumer is the slower side, its executor polls without a pause (60 % of a core for each
+worker on two cores, and a third of the pictures a second).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray.data
+import ray
+from numpy.typing import NDArray
 
 from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled
@@ -25,7 +29,7 @@ from radet.training import MicroBatch
 
 _TOGETHER = 64  # pictures a task reads: a task costs as much as some ten of them
 LOADER_CPUS = 0.1  # in Ray's accounting: training workers leave that much
-_PREFETCH = 4  # tasks' results ready before they are asked for
+_AHEAD = 2  # tasks that wait, done, for each that runs
 
 Told = Callable[[dict[str, str]], None]
 
@@ -38,14 +42,11 @@ class RayFeed:
     ) -> None:
         """`loaders`: tasks that read for this worker at once, each a process that takes seconds to start."""
         self._training, self._validation, self._recipe, self._told = training, validation, recipe, told
-        self._loaders = loaders
+        self._ahead = loaders * (1 + _AHEAD)
         self._reference: list[Pixels] | None = None
         self.generated = training.generated
         self.sources = training.sources
         self.validation_generated = validation.generated
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
 
     def batches(self, epoch: int, steps: Iterable[list[Portion]]) -> Iterator[list[MicroBatch]]:
         """As radet.loop.Feed."""
@@ -73,72 +74,52 @@ class RayFeed:
             yield from crops
 
     def _load(self, parts: Iterable[list[int]], listed: Labelled, view: int | None) -> Iterator[list[Pixels | None]]:
-        rows = [{"positions": part, "locations": [listed.locations[position] for position in part]} for part in parts]
-        if not rows:
-            return
-        recipe, size = self._recipe, self._recipe.crop.size
+        """Each part's crops, in order; some parts are read before they are asked for."""
+        recipe = ray.put(self._recipe)
+        ahead: deque[tuple[list[str], ray.ObjectRef[Any]]] = deque()
+        for positions in parts:
+            locations = [listed.locations[position] for position in positions]
+            ahead.append((locations, _load_task.remote(positions, locations, recipe, view)))
+            if len(ahead) > self._ahead:
+                yield self._taken(*ahead.popleft())
+        while ahead:
+            yield self._taken(*ahead.popleft())
 
-        def load(table: pa.Table) -> pa.Table:
-            return _load_part(table, recipe, view)
-
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            load,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=LOADER_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=self._loaders),
-            zero_copy_batch=True,
-        )
-        for row in _rows(dataset):
-            crops: list[Pixels | None] = [
-                None if crop is None else np.frombuffer(crop, np.uint8).reshape(size, size, 3) for crop in row["crops"]
-            ]
-            found = {location: error for location, error in zip(row["locations"], row["errors"], strict=True) if error}
-            if found:
-                self._told(found)
-            yield crops
+    def _taken(self, locations: list[str], loading: "ray.ObjectRef[Any]") -> list[Pixels | None]:
+        crops, errors = ray.get(loading)
+        if errors:
+            self._told({locations[index]: error for index, error in errors.items()})
+        return [None if index in errors else crop for index, crop in enumerate(crops)]
 
 
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    (whole,) = dataset.streaming_split(1)  # Ray Data's scheduling in a process of its own, not in the training's
-    for batch in whole.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=_PREFETCH):
-        yield from batch.to_pylist()
-
-
-def _load_part(table: pa.Table, recipe: Recipe, view: int | None) -> pa.Table:
-    """One part of pictures, augmented where `view` is given: crops as bytes, null with an error where one is broken."""
+def _load_part(
+    positions: list[int], locations: list[str], recipe: Recipe, view: int | None
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Crops [P, size, size, 3] of P pictures, augmented where `view` is given; what is wrong with those that are not
+    there, by their place."""
     tune(threads=1)
     fetcher = Fetcher(allow_http=False)
-    (row,) = table.to_pylist()
-    crops: list[bytes | None] = []
-    errors: list[str | None] = []
-    for position, location in zip(row["positions"], row["locations"], strict=True):
-        crop, error = _load_one(fetcher, location, position, recipe, view)
-        crops.append(crop)
-        errors.append(error)
-    return pa.table({"locations": [row["locations"]], "crops": [crops], "errors": [errors]}, schema=_PART)
+    size = recipe.crop.size
+    crops = np.zeros((len(positions), size, size, 3), np.uint8)
+    errors: dict[int, str] = {}
+    for index, (position, location) in enumerate(zip(positions, locations, strict=True)):
+        try:
+            data = fetcher.read(location)
+            if view is not None:
+                crops[index] = training_crop(data, position, view, recipe)
+                continue
+        except (FetchError, ImageError) as error:
+            errors[index] = str(error)
+            continue
+        seen = see(data, recipe.crop)
+        if seen.crop is None:
+            errors[index] = str(seen.facts["error"])
+        else:
+            crops[index] = seen.crop
+    return crops, errors
 
 
-def _load_one(
-    fetcher: Fetcher, location: str, position: int, recipe: Recipe, view: int | None
-) -> tuple[bytes | None, str | None]:
-    try:
-        data = fetcher.read(location)
-        if view is not None:
-            return training_crop(data, position, view, recipe).tobytes(), None
-    except (FetchError, ImageError) as error:
-        return None, str(error)
-    seen = see(data, recipe.crop)
-    return (None, str(seen.facts["error"])) if seen.crop is None else (seen.crop.tobytes(), None)
-
-
-_PART = pa.schema(
-    [
-        ("locations", pa.list_(pa.string())),
-        ("crops", pa.list_(pa.large_binary())),
-        ("errors", pa.list_(pa.string())),
-    ]
-)
+_load_task = ray.remote(num_cpus=LOADER_CPUS)(_load_part)
 
 
 def _parts(positions: list[int]) -> Iterator[list[int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
@@ -14,6 +15,32 @@ from radet.metrics import expected_calibration_error, share_interval, threshold_
 from radet.score import Verdict
 
 Floats = NDArray[np.float64]
+
+_LEAST_WEIGHT = 1e-3  # of a branch that says nothing
+_RIDGE = 1e-4  # where the classes are separable, weights would grow without end
+
+
+def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
+    """(weight of each branch, bias): the logistic regression of the label on B branches' logits, weights >= 0, both
+    classes given the same weight.
+
+    On pictures of sources that no branch was trained on: how far a branch is right about those it was trained on says
+    little of what it is worth (Wolpert, "Stacked generalization", 1992).
+    """
+    logit, label = np.asarray(logit_NB, np.float64), np.asarray(label_N, bool)
+    share = np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum())
+    sign = np.where(label, 1.0, -1.0)
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        margin = sign * (logit @ parameters[:-1] + parameters[-1])
+        slope = -share * sign * sigmoid(-margin)
+        value = float(share @ np.logaddexp(0, -margin) + _RIDGE / 2 * parameters[:-1] @ parameters[:-1])
+        return value, np.append(slope @ logit + _RIDGE * parameters[:-1], slope.sum())
+
+    branches = logit.shape[1]
+    bounds = [(_LEAST_WEIGHT, None)] * branches + [(None, None)]
+    found = minimize(loss, np.append(np.ones(branches), 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
+    return found.x[:-1], float(found.x[-1])
 
 
 def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> CalibrationConfig:

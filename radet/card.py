@@ -47,7 +47,8 @@ def write_card(
         "",
         "## Measured on the validation data",
         "",
-        "These pictures chose the epoch, the calibration and the thresholds, so the figures flatter the detector; "
+        "These pictures chose the epoch, how much each branch counts, the calibration and the thresholds, so the "
+        "figures flatter the detector; "
         "sources in training and validation are disjoint only if you made them so.",
         "",
         f"AUROC {auroc(logits, label):.3f} (95 % interval {low:.3f} to {high:.3f}), "

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radet.branches import SemanticBranch
+from radet.calibration import fit_fusion
 from radet.clean_cache import CleanCache
 from radet.config import DetectorConfig
 from radet.detector import Detector, to_pixels
@@ -83,16 +84,25 @@ class Progress:
 
 
 class Best(NamedTuple):
-    """The detector of the best epoch so far, and what it said of the validation pictures."""
+    """The detector of the best epoch so far, and what it said of the validation pictures.
+
+    Its fusion is fitted on those (radet.calibration.fit_fusion); the detector that goes on training keeps its own.
+    """
 
     config: DetectorConfig
     tensors: dict[str, Tensor]
     logits: Floats
 
     @classmethod
-    def of(cls, detector: Detector, logits: Floats) -> "Best":
+    def of(cls, detector: Detector, found: dict[str, Floats], generated: NDArray[np.bool_]) -> "Best":
+        """`found` as Run.validate gives it."""
         tensors = {name: value.detach().cpu().clone() for name, value in detector.own_tensors().items()}
-        return cls(detector.config, tensors, logits)
+        logit_NB = np.stack([logits for name, logits in found.items() if name != FUSED], axis=1)
+        read = np.isfinite(logit_NB).all(1)
+        weight, bias = fit_fusion(logit_NB[read], generated[read])
+        tensors["heads.weight"].copy_(torch.from_numpy(np.log(np.expm1(weight))))  # softplus gives it back
+        tensors["heads.bias"].fill_(bias)
+        return cls(detector.config, tensors, logit_NB @ weight + bias)
 
 
 class Watcher:
@@ -156,8 +166,7 @@ class Run:
         assert self.best is not None
         self.detector.restore(self.best.config, self.best.tensors, "the best epoch")
         self._refit()
-        logits = self.validate()[FUSED]
-        self.best = Best.of(self.detector, logits)
+        self.best = Best.of(self.detector, self.validate(), self.feed.validation_generated)
         self.progress.settled = True
         watcher.settled(self.progress)
 
@@ -219,25 +228,25 @@ class Run:
             reports.append(report)
             watcher.stepped(epoch, step, in_epoch, report)
         self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
-        found = self.validate()
-        logits, aurocs = found[FUSED], self._aurocs(found)
-        score = aurocs.pop(FUSED)
-        read = np.isfinite(logits)
+        found, generated = self.validate(), self.feed.validation_generated
+        best = Best.of(self.detector, found, generated)
+        read = np.isfinite(best.logits)
+        score = auroc(best.logits[read], generated[read])
         means = {name: float(np.mean([r.to_dict()[name] for r in reports])) for name in reports[0].to_dict()}
         self.progress.history.append(
             {
                 "epoch": epoch,
                 **means,
                 "val_auroc": score,
-                "val_ap": average_precision(logits[read], self.feed.validation_generated[read]),
-                **{f"val_auroc_{name}": value for name, value in aurocs.items()},
+                "val_ap": average_precision(best.logits[read], generated[read]),
+                **{f"val_auroc_{name}": value for name, value in self._aurocs(found).items()},
             }
         )
         if score > self.progress.best_auroc:
             self.progress.best_auroc, self.progress.best_epoch = score, epoch
-            self.best = Best.of(self.detector, logits)
+            self.best = best
         self.progress.epoch = epoch + 1
-        watcher.validated(self.progress, logits)
+        watcher.validated(self.progress, best.logits)
 
     def _refit(self) -> None:
         refit(self.detector, self.feed.reference(), source=f"{self.recipe.reference_images} real training pictures")

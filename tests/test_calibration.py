@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability, sigmoid, verdicts
+from radet.calibration import fit_fusion, fit_platt, fit_thresholds, fit_verdict, probability, sigmoid, verdicts
 from radet.config import CalibrationConfig, VerdictConfig
 from radet.errors import ModelError
 
@@ -64,3 +64,22 @@ def test_configs_that_cannot_be() -> None:
         CalibrationConfig(scale=-1.0, offset=0.0, **words)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="real_below"):
         VerdictConfig(real_below=0.6, generated_above=0.5, target_fpr=0.05, target_fnr=0.05)
+
+
+def test_fusion_weighs_branches_by_what_they_are_worth() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.random(4000) < 0.3
+    good, noise, wrong = (k * label + rng.normal(0, 1, 4000) for k in (1.0, 0.0, -1.0))
+    weight, _ = fit_fusion(np.stack([good, 5 * good + 7, noise, wrong], axis=1), label)
+    assert (weight > 0).all()
+    assert weight[2] < 0.1
+    assert weight[3] == pytest.approx(1e-3), "a branch that is wrong is left out, not turned round"
+    # The two first say the same: together they weigh what a regression on one of them gives, 1 / variance.
+    assert weight[0] + 5 * weight[1] == pytest.approx(1.0, abs=0.1)
+
+
+def test_fusion_of_separable_classes_stays_finite() -> None:
+    label = np.arange(40) % 2 == 1
+    weight, bias = fit_fusion((2.0 * label - 1)[:, None] * 10, label)
+    assert np.isfinite([*weight, bias]).all()
+    assert weight[0] < 100

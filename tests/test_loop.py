@@ -128,7 +128,8 @@ def test_what_was_trained_in_bf16_is_measured_in_fp32(recipe: Recipe, trees: tup
     assert run.best.config.precision == "fp32"
     assert not np.array_equal(run.best.logits, seen[0])
     np.testing.assert_allclose(run.best.logits, seen[0], atol=0.3)
-    assert np.array_equal(run.validate()[FUSED], run.best.logits)
+    run.detector.restore(run.best.config, run.best.tensors, "the best epoch")
+    np.testing.assert_allclose(run.validate()[FUSED], run.best.logits, atol=1e-4)
 
 
 def test_a_run_without_progress_ends_early(recipe: Recipe, trees: tuple[Path, Path]) -> None:
