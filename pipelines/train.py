@@ -1,4 +1,4 @@
-"""Training on Ray: Ray Train runs the workers, Ray Data reads and augments for each of them.
+"""Training on Ray: Ray Train runs the workers, tasks read and augment for each of them.
 
 The step, the loop and the state are radet's (radet.training, radet.loop). A run's state is one Ray Train checkpoint an
 epoch; a run that lost a worker, a node or its driver goes on from the last one, on as many workers as there are.

@@ -1,6 +1,6 @@
 """Training pictures from local files, without Ray: for one machine with one GPU, and for tests.
 
-pipelines.train feeds the same crops, made by the same `training_crop`, from any source through Ray Data.
+pipelines.train feeds the same crops, made by the same `training_crop`, from any source, on a cluster.
 """
 
 from collections import deque
