@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
-from radet.metrics import expected_calibration_error, share_interval, threshold_at
+from radet.metrics import expected_calibration_error, quantiles, share_interval, threshold_at
 from radet.score import Verdict
 
 Floats = NDArray[np.float64]
@@ -52,13 +52,16 @@ def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> Calibra
     model = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-8, max_iter=1000)
     model.fit(logit[:, None], label)
     scale, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    p_N = sigmoid(scale * logit + offset)
     return CalibrationConfig(
         scale=scale,
         offset=offset,
         fitted_on=fitted_on,
         images=len(logit),
         ece_before=expected_calibration_error(sigmoid(logit), label),
-        ece_after=expected_calibration_error(sigmoid(scale * logit + offset), label),
+        ece_after=expected_calibration_error(p_N, label),
+        real=quantiles(p_N[~label]),
+        generated=quantiles(p_N[label]),
     )
 
 

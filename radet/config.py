@@ -23,6 +23,9 @@ FixedProbe = Literal["none", "gaussian", "blur", "minder"]
 ProbeKind = Literal[FixedProbe, "drp"]
 BranchName = Literal["semantic", "discrepancy", "lowlevel"]
 
+#: Shares at which a checkpoint keeps quantiles.
+QUANTILES = tuple(step / 20 for step in range(21))
+
 _BUNDLED = Path(__file__).parent / "weights"
 
 
@@ -97,6 +100,7 @@ class ReferenceConfig:
     `log_drift_mean`  mean and standard deviation of ln(drift_cosine)
     `log_drift_std`
     `median_drift`    median drift_cosine, the yardstick of the numeric self-test
+    `quantiles`       of drift_cosine, at the shares QUANTILES: how unusual is a picture's drift?
     `images`          number of real images
     `source`          which images, in words
     """
@@ -104,12 +108,14 @@ class ReferenceConfig:
     log_drift_mean: float
     log_drift_std: float
     median_drift: float
+    quantiles: tuple[float, ...]
     images: int
     source: str
 
     def __post_init__(self) -> None:
         if self.log_drift_std <= 0 or self.median_drift <= 0:
             raise ModelError("config_invalid", "reference: log_drift_std and median_drift must be > 0")
+        _check_quantiles("reference.quantiles", self.quantiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +157,8 @@ class CalibrationConfig:
     `fitted_on`   which pictures, in words; `images` how many
     `ece_before`  expected calibration error on them without and with it
     `ece_after`
+    `real`        quantiles of p_generated of the real ones, and of the generated ones, at the shares QUANTILES: what
+    `generated`   later scores are compared with
     """
 
     scale: float
@@ -159,10 +167,14 @@ class CalibrationConfig:
     images: int
     ece_before: float
     ece_after: float
+    real: tuple[float, ...]
+    generated: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
             raise ModelError("config_invalid", "calibration.scale must be > 0: a higher logit means generated")
+        _check_quantiles("calibration.real", self.real)
+        _check_quantiles("calibration.generated", self.generated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,9 +325,10 @@ def identify(config: DetectorConfig, tensors_sha256: str) -> str:
     if identity["encoder"]["rounding"] == "none":
         del identity["encoder"]["rounding"]
     if identity["reference"] is not None:
-        del identity["reference"]["source"]
+        del identity["reference"]["source"], identity["reference"]["quantiles"]
     if identity["calibration"] is not None:
-        del identity["calibration"]["fitted_on"]
+        for name in ("fitted_on", "real", "generated"):
+            del identity["calibration"][name]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(f"{canonical}\n{tensors_sha256}".encode()).hexdigest()[:16]
 
@@ -327,6 +340,11 @@ def _download(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (OSError, ValueError) as error:  # hub errors are OSErrors; a malformed name is a ValueError
         raise ModelError("weights_missing", f"hf://{repository} cannot be fetched: {error}") from error
+
+
+def _check_quantiles(where: str, values: tuple[float, ...]) -> None:
+    if len(values) != len(QUANTILES) or list(values) != sorted(values):
+        raise ModelError("config_invalid", f"{where} must be {len(QUANTILES)} numbers that do not fall")
 
 
 def _refuse_constant(text: str) -> None:

@@ -9,6 +9,7 @@ B batch, C=3 channels, H W pixels, D embedding width
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,25 @@ class FrozenEncoder(nn.Module):
             for hook in hooks:
                 hook.remove()
         return Look(z_BD, tuple(taken[layer] for layer in layers))
+
+    def patches(self, x_BCHW: Tensor) -> Tensor:
+        """What the last block says of each place of the pictures, [B, h, w, D], fp32: a transformer's patch tokens
+        (without class and register tokens, which come first), a convolutional tower's channels."""
+        taken: list[Tensor] = []
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            taken.append(output[0] if isinstance(output, tuple) else output)
+
+        handle = self.blocks[-1].register_forward_hook(hook)
+        try:
+            self.embed(x_BCHW)
+        finally:
+            handle.remove()
+        (output,) = taken
+        if output.ndim == 4:
+            return output.permute(0, 2, 3, 1).float()
+        side = math.isqrt(output.shape[1])
+        return _identity(output)[:, -side * side :].reshape(len(output), side, side, -1).float()
 
     def token_dims(self, layers: tuple[int, ...], size: int) -> tuple[int, ...]:
         """Width of each layer's token, for pictures of `size` pixels. Raises ConfigError for a layer not there."""

@@ -26,6 +26,7 @@ from radet.discrepancy import Drift, FrozenGaussian
 from radet.encoders import Look, load_encoder
 from radet.errors import ConfigError
 from radet.images import Pixels
+from radet.metrics import quantiles
 from radet.residuals import local_dependency
 from radet.rows import read_row
 
@@ -113,6 +114,7 @@ def _freeze_reference(detector: Detector, drifts: list[Drift], source: str) -> N
         log_drift_mean=float(np.log(cosine_N).mean()),
         log_drift_std=float(np.log(cosine_N).std(ddof=1)),
         median_drift=float(np.median(cosine_N)),
+        quantiles=quantiles(cosine_N),
         images=len(cosine_N),
         source=source,
     )

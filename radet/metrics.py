@@ -1,11 +1,13 @@
 """How good a score is, without any threshold chosen on the data it is judged by. N pictures; labels 1 = generated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, rankdata
 from sklearn.metrics import average_precision_score
+
+from radet.config import QUANTILES
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +60,19 @@ def expected_calibration_error(p_N: ArrayLike, label_N: ArrayLike, bins: int = 1
 def brier(p_N: ArrayLike, label_N: ArrayLike) -> float:
     """Mean squared error of a probability."""
     return float(np.mean((np.asarray(p_N, np.float64) - np.asarray(label_N, np.float64)) ** 2))
+
+
+def quantiles(value_N: ArrayLike) -> tuple[float, ...]:
+    """At the shares radet.config.QUANTILES, to six digits: what a checkpoint keeps of a distribution."""
+    return tuple(float(f"{value:.6g}") for value in np.quantile(np.asarray(value_N, np.float64), QUANTILES))
+
+
+def percentile(value: float, quantiles_Q: Sequence[float]) -> float:
+    """Share of a distribution below `value`, in [0, 1], interpolated between its quantiles."""
+    below, above = np.searchsorted(quantiles_Q, value, "left"), np.searchsorted(quantiles_Q, value, "right")
+    if below < above:  # on a quantile: the middle of those it equals
+        return float(np.mean(QUANTILES[below:above]))
+    return float(np.interp(value, quantiles_Q, QUANTILES))
 
 
 def bootstrap(
