@@ -107,7 +107,7 @@ def cost(model: str) -> dict[str, Any]:
         if detector.heads is not None:
             drift = detector.drift(x, look)
             m2 = detector.covariance.mahalanobis(drift.delta) if detector.covariance is not None else None
-            seen = Seen(x, look.tokens, log_scalars(drift, m2), drift.delta.float())
+            seen = Seen(x, look.features, log_scalars(drift, m2), drift.delta.float())
             for name, branch in detector.heads.branches.items():
                 parts[name] = lambda branch=branch, seen=seen: branch(seen)
     probe, resnet = ReferenceProbe(detector.encoder.dim).eval(), resnet34(weights=None).eval()

@@ -34,7 +34,8 @@ from radet.controls import run_controls
 from radet.feed import LabelledFile, LocalFeed, list_tree
 from radet.fit import fit_reference, read_crops
 from radet.loop import FUSED, Floats, Progress, Run, Watcher
-from radet.metrics import auroc, average_precision, bootstrap, tpr_at
+from radet.metrics import auroc
+from radet.ranking import Ranking
 from radet.recipe import MarginConfig, Recipe
 from radet.training import StepReport, new_detector
 
@@ -74,12 +75,10 @@ def judge(score: Floats, files: list[LabelledFile], groups: dict[str, str]) -> d
         name: auroc(score[~label | (sources == name)], label[~label | (sources == name)])
         for name in sorted(set(sources[label].tolist()))
     }
+    ranking = Ranking(score, label)
     return {
-        "auroc": auroc(score, label),
-        "interval": bootstrap(auroc, score, label, draws=500),
-        "ap": average_precision(score, label),
-        "tpr_1": tpr_at(score, label, 0.01),
-        "tpr_5": tpr_at(score, label, 0.05),
+        **{name: float(value[0]) for name, value in ranking.figures().items()},
+        "interval": ranking.intervals(draws=500)["auroc"],
         "pairs": float(np.mean(list(paired.values()))),
         "by_pair": paired,
         "by_generator": by_generator,

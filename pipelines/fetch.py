@@ -1,4 +1,7 @@
-"""Bytes of one input, wherever it lies: a local file, an S3 object, a web page. Batch and online share it."""
+"""Bytes of one input, wherever it lies: a local file, an S3 object, a web page; or one of these, degraded.
+
+Batch and online share it.
+"""
 
 import errno
 import os
@@ -6,7 +9,7 @@ import stat
 from dataclasses import replace
 from typing import NamedTuple
 
-from pipelines import s3
+from pipelines import degraded, s3
 from pipelines.http import HttpPolicy, HttpReader
 from radet.errors import FetchError, ImageError
 
@@ -33,6 +36,9 @@ class Fetcher:
         Raises:
             FetchError, ImageError
         """
+        if (parts := degraded.split(location)) is not None:
+            source = self.look(parts[1])
+            return Source(source.size, None if source.version is None else f"{parts[0]} {source.version}")
         if is_http(location):
             return Source(None, None)
         if location.startswith("s3://"):
@@ -48,6 +54,8 @@ class Fetcher:
         Raises:
             FetchError, ImageError
         """
+        if (parts := degraded.split(location)) is not None:
+            return degraded.degrade(self.read(parts[1]), parts[0])
         if is_http(location):
             if self._http is None:
                 raise FetchError("blocked_address", "reading from the web is off: allow it with --allow-http")

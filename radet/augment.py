@@ -6,14 +6,13 @@ crop is a function of (picture, policy, config, random generator) and nothing el
 H W pixels, C=3 channels
 """
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image, ImageFilter
 
 from radet.crop import CropPolicy
+from radet.degradations import through_jpeg, through_webp
 from radet.errors import ConfigError
 from radet.images import Pixels, scale_pixels, within_aspect
 
@@ -72,9 +71,9 @@ def augment(rgb_HWC: Pixels, policy: CropPolicy, config: AugmentConfig, rng: np.
         noisy = rgb_HWC + rng.normal(0, _between(config.noise_sigma, draws[2]), rgb_HWC.shape)
         rgb_HWC = noisy.round().clip(0, 255).astype(np.uint8)
     if gates[3] < config.codec:
-        rgb_HWC = _recode(
-            rgb_HWC, round(_between(config.quality, draws[3])), jpeg=gates[4] < 2 / 3, fine=draws[4] < 0.5
-        )
+        quality = round(_between(config.quality, draws[3]))
+        jpeg = gates[4] < 2 / 3
+        rgb_HWC = through_jpeg(rgb_HWC, quality, fine=draws[4] < 0.5) if jpeg else through_webp(rgb_HWC, quality)
     rgb_HWC = _with_short_side(rgb_HWC, round(policy.size * _between(config.zoom, draws[5])))
     height, width = rgb_HWC.shape[:2]
     top, left = int(draws[6] * (height - policy.size + 1)), int(draws[7] * (width - policy.size + 1))
@@ -86,19 +85,6 @@ def _with_short_side(rgb_HWC: Pixels, target: int) -> Pixels:
     height, width = rgb_HWC.shape[:2]
     shorter = min(height, width)
     return scale_pixels(rgb_HWC, target * height // shorter, target * width // shorter)
-
-
-def _recode(rgb_HWC: Pixels, quality: int, *, jpeg: bool, fine: bool) -> Pixels:
-    """Through a lossy file and back. `fine` keeps the colours' full resolution in JPEG."""
-    if jpeg:
-        data = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(rgb_HWC), quality=quality, colorsubsampling="444" if fine else "420"
-        )
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-        return pixels
-    out = io.BytesIO()
-    Image.fromarray(rgb_HWC).save(out, "WEBP", quality=quality, method=1)
-    return np.asarray(Image.open(out).convert("RGB"))
 
 
 def _between(bounds: tuple[float, float], share: float) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from radet.config import DetectorConfig
 from radet.controls import Control
 from radet.loop import Run
-from radet.metrics import auroc, average_precision, bootstrap, tpr_at
+from radet.ranking import Ranking
 
 if TYPE_CHECKING:
     from radet.finish import Provenance
@@ -31,7 +31,9 @@ def write_card(
     assert verdict is not None
     recipe, best = run.recipe, run.progress.history[run.progress.best_epoch]
     branches = {name: best[f"val_auroc_{name}"] for name in recipe.branches}
-    low, high = bootstrap(auroc, logits, label)
+    ranking = Ranking(logits, label)
+    ranked = {name: float(value[0]) for name, value in ranking.figures().items()}
+    low, high = ranking.intervals()["auroc"]
     lines = [
         f"# {config.name}",
         "",
@@ -51,9 +53,9 @@ def write_card(
         "figures flatter the detector; "
         "sources in training and validation are disjoint only if you made them so.",
         "",
-        f"AUROC {auroc(logits, label):.3f} (95 % interval {low:.3f} to {high:.3f}), "
-        f"AP {average_precision(logits, label):.3f}, TPR {tpr_at(logits, label, 0.01):.2f} at 1 % and "
-        f"{tpr_at(logits, label, 0.05):.2f} at 5 % false positives, of {int((~label).sum())} real and "
+        f"AUROC {ranked['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"AP {ranked['ap']:.3f}, TPR {ranked['tpr_at_1']:.2f} at 1 % and "
+        f"{ranked['tpr_at_5']:.2f} at 5 % false positives, of {int((~label).sum())} real and "
         f"{int(label.sum())} generated pictures.",
         "",
         "Branches alone: " + ", ".join(f"{name} {area:.3f}" for name, area in branches.items()) + ".",
@@ -69,7 +71,8 @@ def write_card(
         "",
         "## Calibration and thresholds",
         "",
-        f"Platt scaling at even odds; expected calibration error {calibration.ece_before:.3f} before, "
+        "The fused logit is calibrated as it is fitted (radet.calibration.fit_fusion), so Platt scaling, at even odds, "
+        f"has little to add: expected calibration error {calibration.ece_before:.3f} before, "
         f"{calibration.ece_after:.3f} after.",
         "",
         "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
@@ -143,6 +146,6 @@ def _by_generator(logits: NDArray[np.float64], label: NDArray[np.bool_], sources
     for source in sorted(set(sources[label].tolist())):
         chosen = ~label | (sources == source)
         of_it = int((label & (sources == source)).sum())
-        area, hits = auroc(logits[chosen], label[chosen]), tpr_at(logits[chosen], label[chosen], 0.05)
-        rows.append(f"| {source or '(unnamed)'} | {of_it} | {area:.3f} | {hits:.2f} |")
+        found = Ranking(logits[chosen], label[chosen]).figures()
+        rows.append(f"| {source or '(unnamed)'} | {of_it} | {found['auroc'][0]:.3f} | {found['tpr_at_5'][0]:.2f} |")
     return rows

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 Family = Literal["open_clip", "transformers", "timm"]
 Precision = Literal["fp32", "bf16"]
 Rounding = Literal["none", "int8"]
-FixedProbe = Literal["none", "gaussian", "blur", "minder"]
+FixedProbe = Literal["none", "gaussian", "blur", "minder", "haar"]
 ProbeKind = Literal[FixedProbe, "drp"]
 BranchName = Literal["semantic", "discrepancy", "lowlevel"]
 

@@ -97,8 +97,9 @@ class FrozenEncoder(nn.Module):
     def look(self, x_BCHW: Tensor, layers: tuple[int, ...]) -> Look:
         """`embed`, and the tokens of the blocks numbered `layers` (from 0), which the pass computes anyway.
 
-        A transformer block's token is its class token (the mean token where there is none); a convolutional block's is
-        mean and standard deviation of each channel over the picture. Not for two threads at once.
+        A transformer block's token is its class token and the mean of its patch tokens (the latter alone where there is
+        no class token); a convolutional block's is mean and standard deviation of each channel over the picture. Not
+        for two threads at once.
         """
         taken: dict[int, Tensor] = {}
 
@@ -132,8 +133,9 @@ class FrozenEncoder(nn.Module):
         (output,) = taken
         if output.ndim == 4:
             return output.permute(0, 2, 3, 1).float()
-        side = math.isqrt(output.shape[1])
-        return _identity(output)[:, -side * side :].reshape(len(output), side, side, -1).float()
+        patches_BND = _patch_tokens(output)
+        side = math.isqrt(patches_BND.shape[1])
+        return patches_BND.unflatten(1, (side, side)).float()  # type: ignore[no-untyped-call, no-any-return]
 
     def token_dims(self, layers: tuple[int, ...], size: int) -> tuple[int, ...]:
         """Width of each layer's token, for pictures of `size` pixels. Raises ConfigError for a layer not there."""
@@ -151,7 +153,8 @@ class FrozenEncoder(nn.Module):
     def _token(self, output: Any) -> Tensor:
         output = output[0] if isinstance(output, tuple) else output
         if output.ndim == 3:  # [B, N, D]
-            return _identity(output[:, 0] if self.class_token else output.mean(1)).float()
+            mean_BD = _patch_tokens(output).float().mean(1)
+            return torch.cat([output[:, 0].float(), mean_BD], dim=1) if self.class_token else mean_BD
         maps_BDHW = output.float()
         return torch.cat([maps_BDHW.mean((2, 3)), maps_BDHW.std((2, 3))], dim=1)
 
@@ -339,6 +342,11 @@ _LOADERS: dict[Family, Callable[[str, str, Path], Built]] = {
     "transformers": _load_transformers,
     "timm": _load_timm,
 }
+
+
+def _patch_tokens(output_BND: Tensor) -> Tensor:
+    """Without class and register tokens, which come first: patches make a square."""
+    return output_BND[:, -(math.isqrt(output_BND.shape[1]) ** 2) :]
 
 
 def _identity(output: Any) -> Tensor:

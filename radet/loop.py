@@ -26,8 +26,9 @@ from radet.encoders import Look
 from radet.fit import refit
 from radet.images import Pixels
 from radet.linear_probe import fit_linear_probe
-from radet.metrics import auroc, average_precision
+from radet.metrics import auroc
 from radet.order import Portion, epoch_order, portions, steps_in, view_of
+from radet.ranking import Ranking
 from radet.recipe import Recipe
 from radet.training import MicroBatch, Reduce, StepReport, new_optimiser, train_step
 
@@ -231,14 +232,15 @@ class Run:
         found, generated = self.validate(), self.feed.validation_generated
         best = Best.of(self.detector, found, generated)
         read = np.isfinite(best.logits)
-        score = auroc(best.logits[read], generated[read])
+        ranked = Ranking(best.logits[read], generated[read]).figures()
+        score = float(ranked["auroc"][0])
         means = {name: float(np.mean([r.to_dict()[name] for r in reports])) for name in reports[0].to_dict()}
         self.progress.history.append(
             {
                 "epoch": epoch,
                 **means,
                 "val_auroc": score,
-                "val_ap": average_precision(best.logits[read], generated[read]),
+                "val_ap": float(ranked["ap"][0]),
                 **{f"val_auroc_{name}": value for name, value in self._aurocs(found).items()},
             }
         )

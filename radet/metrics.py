@@ -1,44 +1,29 @@
 """How good a score is, without any threshold chosen on the data it is judged by. N pictures; labels 1 = generated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, rankdata
-from sklearn.metrics import average_precision_score
+from scipy.stats import beta
 
 from radet.config import QUANTILES
+from radet.ranking import Ranking
 
 Floats = NDArray[np.float64]
 
 
 def auroc(score_N: ArrayLike, label_N: ArrayLike) -> float:
-    """Probability that a generated picture scores higher than a real one, ties half. nan where a class is absent."""
-    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
-    positives, negatives = int(label.sum()), int((~label).sum())
-    if not positives or not negatives:
+    """Probability that a generated picture scores higher than a real one, ties half. nan where a class is absent, or a
+    score is."""
+    if not np.isfinite(np.asarray(score_N, np.float64)).all():
         return float("nan")
-    return float((rankdata(score)[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def average_precision(score_N: ArrayLike, label_N: ArrayLike) -> float:
-    """Area under precision over recall, generated pictures being the positives. nan where there are none."""
-    label = np.asarray(label_N, bool)
-    return float(average_precision_score(label, np.asarray(score_N, np.float64))) if label.any() else float("nan")
+    return float(Ranking(score_N, label_N).figures()["auroc"][0])
 
 
 def threshold_at(real_N: ArrayLike, fpr: float) -> float:
     """The smallest threshold with at most a share `fpr` of the real pictures above it: `score > threshold` is a hit."""
     ordered = np.sort(np.asarray(real_N, np.float64))[::-1]
     return float(ordered[min(int(np.floor(fpr * len(ordered) + 1e-9)), len(ordered) - 1)])
-
-
-def tpr_at(score_N: ArrayLike, label_N: ArrayLike, fpr: float) -> float:
-    """Share of generated pictures above the threshold that at most `fpr` of THESE real pictures exceed."""
-    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
-    if label.all() or not label.any():
-        return float("nan")
-    return float((score[label] > threshold_at(score[~label], fpr)).mean())
 
 
 def share_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -73,24 +58,3 @@ def percentile(value: float, quantiles_Q: Sequence[float]) -> float:
     if below < above:  # on a quantile: the middle of those it equals
         return float(np.mean(QUANTILES[below:above]))
     return float(np.interp(value, quantiles_Q, QUANTILES))
-
-
-def bootstrap(
-    metric: Callable[[Floats, NDArray[np.bool_]], float],
-    score_N: ArrayLike,
-    label_N: ArrayLike,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a metric; real and generated pictures are drawn apart, so their numbers stay."""
-    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
-    rng = np.random.default_rng(seed)
-    real, generated = np.flatnonzero(~label), np.flatnonzero(label)
-    values = []
-    for _ in range(draws):
-        index = np.concatenate([rng.choice(real, len(real)), rng.choice(generated, len(generated))])
-        values.append(metric(score[index], label[index]))
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -91,6 +91,20 @@ class MinderProbe(nn.Module):
         return self.noise.views(x_BCHW, z_BD) + self.blur.views(x_BCHW, z_BD)
 
 
+class HaarProbe(nn.Module):
+    """x' = x without the finest Haar wavelet details: each 2x2 block becomes its mean. The high-frequency direction of
+    WaRPAD (Choi et al., 2025); an odd last row or column stays as it is."""
+
+    groups: tuple[Group, ...] = (((0, 1),),)
+
+    def views(self, x_BCHW: Tensor, z_BD: Tensor) -> list[Tensor]:  # noqa: ARG002
+        height, width = (length // 2 * 2 for length in x_BCHW.shape[2:])
+        means_BChw = nn.functional.avg_pool2d(x_BCHW[:, :, :height, :width], 2)
+        low_BCHW = x_BCHW.clone()
+        low_BCHW[:, :, :height, :width] = means_BChw.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return [low_BCHW]
+
+
 class LearnedProbe(nn.Module):
     """x' = clip(x + delta), delta = eps tanh(P(x, z)): the paper's Differential Robustness Probing (METHOD section 2).
 
@@ -113,7 +127,7 @@ class LearnedProbe(nn.Module):
         return [(x_BCHW + self.perturbation(x_BCHW, z_BD, eps)).clamp(0, 1)]
 
 
-AnyProbe = NoProbe | GaussianProbe | BlurProbe | MinderProbe | LearnedProbe
+AnyProbe = NoProbe | GaussianProbe | BlurProbe | MinderProbe | HaarProbe | LearnedProbe
 
 
 def build_probe(config: ProbeConfig, size: int, dim: int) -> AnyProbe:
@@ -127,6 +141,8 @@ def build_probe(config: ProbeConfig, size: int, dim: int) -> AnyProbe:
             return BlurProbe(config)
         case "minder":
             return MinderProbe(config, size)
+        case "haar":
+            return HaarProbe()
         case "drp":
             return LearnedProbe(config, dim)
 

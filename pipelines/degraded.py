@@ -1,0 +1,43 @@
+"""Inputs as they would look after a trip through the web: a location that names a degradation (radet.degradations).
+
+    degraded://jpeg:75!/photos/a.jpg        degraded://blur:1.5!s3://bucket/a.png
+
+What is read there is the degraded picture as a PNG, so that hashing, decoding, cropping and scoring are what they are
+for every other input.
+"""
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from radet.degradations import Condition
+from radet.images import decode_pixels
+
+_SCHEME = "degraded://"
+
+
+def degraded(location: str, condition: str) -> str:
+    """The location of the degraded picture; `condition` as radet.degradations writes it."""
+    return f"{_SCHEME}{condition}!{location}"
+
+
+def split(location: str) -> tuple[str, str] | None:
+    """(condition, location of the original); None for a location that names no degradation."""
+    if not location.startswith(_SCHEME):
+        return None
+    condition, _, original = location.removeprefix(_SCHEME).partition("!")
+    return condition, original
+
+
+def degrade(data: bytes, condition: str) -> bytes:
+    """A picture's bytes -> those of the degraded picture. Noise is drawn by the bytes' hash.
+
+    Raises ImageError as the decoder does, ConfigError for an unknown condition.
+    """
+    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+    pixels = Condition.parse(condition).apply(decode_pixels(data), seed)
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
