@@ -16,6 +16,7 @@ from radet.score import Verdict
 
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-6  # of a probability
 _LEAST_WEIGHT = 1e-3  # of a branch that says nothing
 _RIDGE = 1e-4  # where the classes are separable, weights would grow without end
 
@@ -73,13 +74,13 @@ def probability(logit_N: ArrayLike, config: CalibrationConfig) -> NDArray[np.flo
 def fit_thresholds(
     p_N: ArrayLike, label_N: ArrayLike, rates: Iterable[float] = (0.01, 0.03, 0.05)
 ) -> tuple[ThresholdConfig, ...]:
-    """Per target false-positive rate: the smallest threshold that keeps it on these real pictures, what it achieves
-    there, its exact 95 % interval, and the share of generated pictures it finds."""
+    """Per target false-positive rate: a threshold that keeps it on these real pictures and no lower rate, what it
+    achieves there, its exact 95 % interval, and the share of generated pictures it finds."""
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, bool)
     real, generated = p[~label], p[label]
     found = []
     for rate in rates:
-        value = threshold_at(real, rate)
+        value = _between_scores(real, rate)
         hits = int((real > value).sum())
         found.append(
             ThresholdConfig(
@@ -100,9 +101,17 @@ def fit_verdict(p_N: ArrayLike, label_N: ArrayLike, *, fpr: float = 0.05, fnr: f
     Where the two overlap (a detector that good), the band is empty: both ends are the upper threshold.
     """
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, bool)
-    above = threshold_at(p[~label], fpr)
-    below = -threshold_at(-p[label], fnr)
+    above = _between_scores(p[~label], fpr)
+    below = -_between_scores(-p[label], fnr)
     return VerdictConfig(real_below=min(below, above), generated_above=above, target_fpr=fpr, target_fnr=fnr)
+
+
+def _between_scores(p_N: Floats, rate: float) -> float:
+    """`threshold_at`, moved up half way to the next score: on the score of a picture itself, another machine's rounding
+    would decide on which side that picture lies."""
+    value = threshold_at(p_N, rate)
+    higher = p_N[p_N > value]
+    return float((value + higher.min()) / 2) if len(higher) else value + _ROUNDING
 
 
 def verdicts(p_N: ArrayLike, config: VerdictConfig) -> list[Verdict]:
