@@ -6,7 +6,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.calibrate import calibrate
+from jobs.evaluate import evaluate
+from jobs.explain import explain
 from jobs.models import models
+from jobs.report import report
 from jobs.train import train
 from radet.errors import RadetError
 
@@ -21,6 +25,10 @@ _console = Console(stderr=True, highlight=False)
 
 app.add_typer(models, name="models")
 app.command()(train)
+app.command()(evaluate)
+app.command()(explain)
+app.command()(calibrate)
+app.command()(report)
 
 
 @app.command()

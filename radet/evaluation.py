@@ -5,6 +5,7 @@ N pictures; labels 1 = generated. A picture that could not be scored is counted,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,7 @@ class Scored:
     p: Floats | None
 
 
-def figures(
-    scored: Scored, label_N: NDArray[np.bool_], threshold: float | None, *, draws: int = 0
-) -> dict[str, object]:
+def figures(scored: Scored, label_N: NDArray[np.bool_], threshold: float | None, *, draws: int = 0) -> dict[str, Any]:
     """One table row: counts, ranking figures and, where there is a probability, what a threshold makes of it.
 
     `threshold` is the checkpoint's, on p_generated; "at 0.5" stands beside it. `draws` > 0 adds 95 % intervals: of
@@ -50,7 +49,7 @@ def figures(
     there = np.isfinite(scored.score)
     score, label = scored.score[there], label_N[there]
     real, generated = int((~label).sum()), int(label.sum())
-    row: dict[str, object] = {"real": real, "generated": generated, "failed": int((~there).sum())}
+    row: dict[str, Any] = {"real": real, "generated": generated, "failed": int((~there).sum())}
     intervals: dict[str, Interval] = {}
     if min(real, generated) >= _LEAST:
         ranking = Ranking(score, label)
@@ -69,11 +68,11 @@ def figures(
     return row
 
 
-def kept_promises(p_N: Floats, label_N: NDArray[np.bool_], config: DetectorConfig) -> list[dict[str, object]]:
+def kept_promises(p_N: Floats, label_N: NDArray[np.bool_], config: DetectorConfig) -> list[dict[str, Any]]:
     """For each stated false-positive rate of a checkpoint, the rate on these pictures, with its exact 95 % interval."""
     there = np.isfinite(p_N)
     p, label = p_N[there], label_N[there]
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for threshold in config.thresholds:
         hits, trials = int((p[~label] > threshold.value).sum()), int((~label).sum())
         found.append(
@@ -88,10 +87,10 @@ def kept_promises(p_N: Floats, label_N: NDArray[np.bool_], config: DetectorConfi
     return found
 
 
-def mean_of(rows: list[Mapping[str, object]]) -> dict[str, object]:
+def mean_of(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The unweighted mean of rows, figure by figure, over those that have it; counts are summed."""
     counts = ("real", "generated", "failed")
-    found: dict[str, object] = {name: sum(int(str(row[name])) for row in rows) for name in counts}
+    found: dict[str, Any] = {name: sum(row[name] for row in rows) for name in counts}
     names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float))
     for name in names:
         values = [value for row in rows if isinstance(value := row.get(name), float)]

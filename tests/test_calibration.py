@@ -59,7 +59,8 @@ def test_sigmoid_does_not_overflow() -> None:
 
 
 def test_configs_that_cannot_be() -> None:
-    words = {"fitted_on": "x", "images": 1, "ece_before": 0.0, "ece_after": 0.0}
+    words = {"fitted_on": "x", "images": 1, "ece_before": 0.0, "ece_after": 0.0, "real": (0.5,) * 21}
+    words["generated"] = words["real"]
     with pytest.raises(ModelError, match="scale must be > 0"):
         CalibrationConfig(scale=-1.0, offset=0.0, **words)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="real_below"):

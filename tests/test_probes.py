@@ -16,7 +16,7 @@ def probe(kind, **settings):
     return build_probe(ProbeConfig(kind=kind, **settings), 32, 8)
 
 
-@pytest.mark.parametrize(("kind", "views"), [("none", 0), ("gaussian", 2), ("blur", 2), ("minder", 4)])
+@pytest.mark.parametrize(("kind", "views"), [("none", 0), ("gaussian", 2), ("blur", 2), ("minder", 4), ("haar", 1)])
 def test_views_are_pictures_in_range_and_a_function_of_the_picture(kind, views):
     x = torch.cat([X, torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
     z = torch.zeros(5, 8)
@@ -87,6 +87,16 @@ def test_minder_is_noise_then_blur():
     minder = probe("minder", **settings).views(X, Z)
     parts = probe("gaussian", **settings).views(X, Z) + probe("blur", **settings).views(X, Z)
     assert all(torch.equal(a, b) for a, b in zip(minder, parts, strict=True))
+
+
+def test_haar_takes_the_finest_details_and_nothing_else():
+    (low,) = probe("haar").views(X, Z)
+    blocks = X.unfold(2, 2, 2).unfold(3, 2, 2)
+    assert torch.allclose(low[:, :, ::2, ::2], blocks.mean((-1, -2)))
+    assert torch.equal(low[:, :, ::2, ::2], low[:, :, 1::2, 1::2])
+    assert torch.allclose(probe("haar").views(low, Z)[0], low)
+    odd = X[:, :, :31, :31]
+    assert torch.equal(probe("haar").views(odd, Z)[0][:, :, 30], odd[:, :, 30])
 
 
 def test_probes_have_nothing_to_store():

@@ -1,0 +1,61 @@
+"""`radet calibrate`: a checkpoint and your own labelled pictures in, the checkpoint with your thresholds out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def calibrate(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the new checkpoint.")],
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+    ] = "radet-lite",
+    fpr: Annotated[
+        list[float] | None, typer.Option(help="A false-positive rate to give a threshold for; may be repeated.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
+) -> None:
+    """Fit probability, thresholds and verdicts on your own pictures.
+
+    A stated false-positive rate holds for photographs like those it was measured on. Give some hundreds of your own,
+    and pictures of generators that you expect; the detector and the order of its scores stay as they are.
+
+    [bold]Example[/bold]
+
+      radet calibrate ours/ --fpr 0.01 --fpr 0.001 --out checkpoints/lite-ours
+
+      radet score photos/ --model checkpoints/lite-ours --out scores/
+    """
+    from jobs.console import ScoreScreen
+    from pipelines.calibrate import RATES, CalibrateJob
+    from pipelines.calibrate import calibrate as run
+
+    screen = ScoreScreen(Console(stderr=True, highlight=False))
+    job = CalibrateJob(data=data, model=model, out=out, rates=tuple(fpr or RATES), address=address, workers=workers)
+    try:
+        config = run(job, screen)
+    finally:
+        screen.close()
+    console = Console(highlight=False)
+    table = Table("target FPR", "threshold", "achieved", "95 % interval", "finds")
+    for threshold in config.thresholds:
+        low, high = threshold.interval
+        table.add_row(
+            f"{threshold.target_fpr:.1%}",
+            f"{threshold.value:.4f}",
+            f"{threshold.achieved_fpr:.2%}",
+            f"{low:.2%} to {high:.2%}",
+            f"{threshold.tpr:.1%}",
+        )
+    console.print(table)
+    assert config.calibration is not None
+    before, after = config.calibration.ece_before, config.calibration.ece_after
+    console.print(f"Expected calibration error {before:.3f} before, {after:.3f} after")
+    console.print(f"Checkpoint: {out}", soft_wrap=True)

@@ -1,0 +1,81 @@
+"""`radet evaluate`: labelled pictures and detectors in, tables and a report out."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def evaluate(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
+    ],
+    out: Annotated[str, typer.Option(help="Where tables and report go: a folder or s3://bucket/prefix.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="A detector to evaluate; repeat it for several. Default: radet-lite.")
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluate published methods too, on this model's encoder; may be repeated."),
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Degradations: clean,jpeg,blur,webp,resize,thumbnail,social,noise, or e.g. jpeg:60.")
+    ] = "clean",
+    format_neutral: Annotated[
+        bool, typer.Option("--format-neutral", help="Everything once more behind one resize and one JPEG.")
+    ] = False,
+    groups: Annotated[
+        str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, drawn from all.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of a detector.")] = 32,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
+    ] = False,
+) -> None:
+    """Measure detectors on labelled pictures: how good, on which generators, after which degradations, at what rate of
+    false positives.
+
+    Scores come from the same pipeline as those of [bold]radet score[/bold], so they are the same scores. Stop it
+    whenever: the same command goes on where it ended.
+
+    [bold]Examples[/bold]
+
+      radet evaluate corpus/test --out report/
+
+      radet evaluate corpus/test --model radet-lite --model checkpoints/mine --peers radet-lite --suite jpeg,blur,social
+      --format-neutral --out report/
+
+    OUT then holds report.html (open it), metrics.json and tables/*.csv; docs/evaluation.md says how to read them.
+    """
+    from jobs.evaluate_screen import EvaluateScreen, show_evaluation
+    from pipelines.evaluate import EvaluateJob
+    from pipelines.evaluate import evaluate as run
+    from pipelines.report import evaluation_page
+    from pipelines.storage import open_folder
+
+    console = Console(stderr=True, highlight=False)
+    job = EvaluateJob(
+        data=data,
+        out=out,
+        models=tuple(model or ["radet-lite"]),
+        peers=tuple(peers or ()),
+        suites=suite,
+        neutral=format_neutral,
+        groups=groups,
+        limit=limit,
+        address=address,
+        workers=workers,
+        batch_size=batch_size,
+        allow_http=allow_http,
+    )
+    screen = EvaluateScreen(console)
+    try:
+        found = run(job, screen)
+    finally:
+        screen.close()
+    console.print("Drawing the report ...")
+    open_folder(out).write("report.html", evaluation_page(found, data, allow_http=allow_http).encode())
+    show_evaluation(Console(highlight=False), found, out)

@@ -1,0 +1,50 @@
+"""What an evaluation shows on a terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.console import ScoreScreen
+from pipelines.evaluate import EvaluateWatcher, Evaluation
+from pipelines.labelled import Labelled
+from radet.degradations import CLEAN
+
+
+class EvaluateScreen(EvaluateWatcher):
+    """Which detector is at work, and how far its run is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total = 0
+        self._screen: ScoreScreen | None = None
+
+    def opened(self, labelled: Labelled, conditions: list[str], detectors: list[str]) -> None:
+        self._total = len(detectors)
+        self._console.print(f"{labelled.summary()}; {len(detectors)} detectors, {len(conditions)} conditions")
+
+    def detector(self, number: int, name: str) -> ScoreScreen:
+        self.close()
+        self._console.rule(f"{number + 1} of {self._total}: {name}", align="left")
+        self._screen = ScoreScreen(self._console)
+        return self._screen
+
+    def close(self) -> None:
+        if self._screen is not None:
+            self._screen.close()
+
+
+def show_evaluation(console: Console, found: Evaluation, out: str) -> None:
+    """The table at the end."""
+    table = Table(title="pictures as they are", title_justify="left")
+    table.add_column("detector")
+    for name in ("AUROC", "95 %", "TPR at 1 %", "TPR at 5 %", "accuracy", "FPR"):
+        table.add_column(name, justify="right")
+    for contender in found.contenders:
+        row = found.row(contender.name, CLEAN) or {}
+        low, high = row.get("intervals", {}).get("auroc", (float("nan"),) * 2)
+        cells = [f"{row['auroc']:.3f}" if "auroc" in row else "-", f"{low:.3f}-{high:.3f}"]
+        cells += [f"{row[name]:.1%}" if name in row else "-" for name in ("tpr_at_1", "tpr_at_5", "accuracy", "fpr")]
+        table.add_row(contender.name, *cells)
+    console.print(table)
+    if found.failures:
+        console.print(f"{len(found.failures):,} inputs could not be scored; the report lists them")
+    console.print(f"Report: {out.rstrip('/')}/report.html", soft_wrap=True)

@@ -1,0 +1,66 @@
+"""`radet explain`: pictures in; for each a picture of where the encoder's view moved, and the reasons as JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from radet.errors import FetchError, ImageError
+
+
+def explain(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    out: Annotated[Path, typer.Option(help="A folder for NAME.png and NAME.json of each picture.")],
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+    ] = "radet-lite",
+) -> None:
+    """Explain scores: verdict and threshold in words, what each branch contributed, how unusual the drift is among real
+    pictures, and a heat map of where it happened.
+
+    [bold]Example[/bold]
+
+      radet explain holiday.jpg --out why/
+
+    [bold]Exit codes[/bold]: 0 all pictures explained; 1 some could not be read; 2 the request cannot work.
+    """
+    from PIL import Image
+
+    from radet.detector import Detector
+    from radet.explain import explain as run
+
+    console = Console(highlight=False)
+    detector = Detector.from_pretrained(model)
+    out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for image, name in zip(images, _names(images), strict=True):
+        try:
+            found = run(detector, image)
+        except (ImageError, FetchError) as error:
+            failed += 1
+            console.print(f"{image}: {error.code}: {error}", style="red", markup=False, soft_wrap=True)
+            continue
+        side = max(448, found.crop.shape[0])
+        sheet = Image.new("RGB", (2 * side, side))
+        sheet.paste(Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC), (0, 0))
+        sheet.paste(found.overlay(side=side), (side, 0))
+        sheet.save(out / f"{name}.png")
+        (out / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        console.print(f"[bold]{image}[/bold]" if "[" not in str(image) else str(image), soft_wrap=True)
+        for sentence in found.sentences:
+            console.print(f"  {sentence}", markup=False, soft_wrap=True)
+    console.print(f"Pictures and JSON: {out}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _names(images: list[Path]) -> list[str]:
+    """The files' stems, numbered where two would meet."""
+    names: list[str] = []
+    for image in images:
+        stem = image.stem or "picture"
+        count = sum(name == stem or name.startswith(f"{stem}-") for name in names)
+        names.append(f"{stem}-{count + 1}" if stem in names else stem)
+    return names

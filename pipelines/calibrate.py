@@ -1,0 +1,117 @@
+"""Calibration of a finished checkpoint on other pictures: the same evidence, another probability, other thresholds.
+
+A false-positive rate holds for photographs like those it was measured on; this measures it on yours.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.evaluate import logits_of
+from pipelines.labelled import list_labelled
+from pipelines.score import ScoreJob, Watcher, score
+from pipelines.storage import open_folder
+from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
+from radet.config import DetectorConfig, resolve
+from radet.errors import ConfigError
+
+RATES = (0.01, 0.03, 0.05)
+
+_LEAST = 20  # pictures of each class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateJob:
+    """Which checkpoint, on which labelled pictures, and the folder of the new one. `rates`: false-positive rates."""
+
+    data: str
+    model: str
+    out: Path
+    rates: tuple[float, ...] = RATES
+    address: str | None = None
+    workers: int | None = None
+
+
+def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
+    """Score, fit, write the new checkpoint; returns its config.
+
+    Raises ConfigError for rates outside (0, 1) or fewer than 20 pictures of a class that can be scored; ModelError.
+    """
+    if not job.rates or not all(0 < rate < 1 for rate in job.rates):
+        raise ConfigError("rates are shares between 0 and 1, such as 0.01")
+    folder = resolve(job.model)
+    if job.out.resolve() == folder.resolve():
+        raise ConfigError(f"{job.out} is the checkpoint itself: give another folder")
+    config = DetectorConfig.read(folder)
+    labelled = list_labelled(job.data)
+    with tempfile.TemporaryDirectory(prefix="radet-calibrate-") as scratch:
+        lines = [json.dumps({"uri": location, "id": location}) for location in labelled.locations]
+        open_folder(scratch).write("inputs.jsonl", ("\n".join(lines) + "\n").encode())
+        scored = ScoreJob(
+            src=f"{scratch}/inputs.jsonl",
+            out=f"{scratch}/scores",
+            model=job.model,
+            ids="id",
+            address=job.address,
+            workers=job.workers,
+        )
+        score(scored, watcher)
+        logit_N = logits_of(f"{scratch}/scores", labelled.locations)
+    there = np.isfinite(logit_N)
+    logit_N, label_N = logit_N[there], labelled.generated[there]
+    if min(int(label_N.sum()), int((~label_N).sum())) < _LEAST:
+        raise ConfigError(
+            f"{job.data} has {int((~label_N).sum())} real and {int(label_N.sum())} generated pictures "
+            f"that can be scored: give {_LEAST} of each at least"
+        )
+    calibration = fit_platt(logit_N, label_N, f"{job.data}: {labelled.summary()}")
+    p_N = probability(logit_N, calibration)
+    fitted = replace(
+        config,
+        calibration=calibration,
+        thresholds=fit_thresholds(p_N, label_N, job.rates),
+        verdict=fit_verdict(p_N, label_N),
+    )
+    _publish(folder, job.out, fitted)
+    return fitted
+
+
+def _publish(folder: Path, out: Path, config: DetectorConfig) -> None:
+    """The checkpoint with another config and, since probabilities changed, other golden scores."""
+    from radet.detector import Detector  # noqa: PLC0415 - torch, which drivers do without until here
+    from radet.selftest import write_golden  # noqa: PLC0415
+
+    detector = Detector.from_pretrained(folder)
+    detector.config = config
+    detector.save_pretrained(out)
+    write_golden(Detector.from_pretrained(out, precision="fp32"), out)
+    (out / "README.md").write_text(_card(folder, config), encoding="utf-8")
+
+
+def _card(folder: Path, config: DetectorConfig) -> str:
+    before = folder / "README.md"
+    text = before.read_text(encoding="utf-8") if before.is_file() else f"# {config.name}\n"
+    assert config.calibration is not None
+    rows: list[Any] = [
+        f"| {t.target_fpr:.1%} | {t.value:.3f} | {t.achieved_fpr:.2%} ({t.interval[0]:.2%} to {t.interval[1]:.2%}) | "
+        f"{t.tpr:.2f} |"
+        for t in config.thresholds
+    ]
+    return "\n".join(
+        [
+            text.rstrip(),
+            "",
+            "## Calibrated anew",
+            "",
+            f"On {config.calibration.fitted_on}. What is said of calibration and thresholds above held before.",
+            "",
+            "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )

@@ -1,0 +1,419 @@
+"""Evaluation: labelled pictures through the scoring pipeline, once for each detector, and every table out of the rows.
+
+OUT/inputs.jsonl        what is scored: each picture under each condition, as a manifest
+OUT/scores/<detector>/  a scoring run like any other, so an interrupted evaluation goes on where it ended
+OUT/metrics.json        every figure (docs/evaluation.md says what each means);  tables/*.csv the same for spreadsheets
+OUT/report.html         the page for people (pipelines.report)
+
+N pictures
+"""
+
+import csv
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.cluster import connected
+from pipelines.degraded import degraded
+from pipelines.items import URI_COLUMNS, choose_column, resolve
+from pipelines.labelled import Labelled, list_labelled
+from pipelines.ledger import Ledger
+from pipelines.score import ScoreJob, Watcher, score
+from pipelines.sink import read_scores
+from pipelines.sources import open_text
+from pipelines.storage import open_folder
+from radet.config import DetectorConfig
+from radet.config import resolve as resolve_model
+from radet.degradations import CLEAN, conditions
+from radet.errors import ConfigError
+from radet.evaluation import Scored, figures, kept_promises, mean_of
+
+Floats = NDArray[np.float64]
+
+DRAWS = 1000
+_BRANCHES = ("semantic", "discrepancy", "lowlevel")
+_COLUMNS = ["id", "status", "error", "logit", "p_generated", "drift_cosine", *(f"logit_{name}" for name in _BRANCHES)]
+_GROUP_COLUMNS = ("pair_group", "group")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateJob:
+    """What to evaluate, on what, where to.
+
+    `suites`   names of radet.degradations.SUITES, or conditions, separated by commas
+    `neutral`  every condition once more, behind one resize and one JPEG for both classes
+    `peers`    models on whose encoders published methods are evaluated too (radet.peers)
+    `groups`   a manifest with a uri and a pair_group column; without it a pair group is a source with both classes
+    `limit`    at most so many pictures, drawn evenly from the whole listing
+    """
+
+    data: str
+    models: tuple[str, ...]
+    out: str
+    suites: str = CLEAN
+    neutral: bool = False
+    peers: tuple[str, ...] = ()
+    groups: str | None = None
+    limit: int | None = None
+    address: str | None = None
+    workers: int | None = None
+    batch_size: int = 32
+    allow_http: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One detector of the tables.
+
+    `scored` by condition; `drift` the cosine drift of every picture as it is; `ms` per picture and process, decoding
+    apart; `gmac` multiply-accumulates of one picture, in 1e9
+    """
+
+    name: str
+    source: str
+    model_id: str
+    config: DetectorConfig
+    scored: dict[str, Scored]
+    drift: Floats | None
+    ms: float | None
+    gmac: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Everything that was found; `rows` are those of metrics.json."""
+
+    labelled: Labelled
+    groups: NDArray[np.str_]  # [N]
+    conditions: list[str]
+    contenders: list[Contender]
+    rows: list[dict[str, Any]]
+    failures: list[dict[str, str]]
+    promises: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> NDArray[np.str_]:
+        return np.array(self.labelled.sources)
+
+    def row(self, detector: str, condition: str = CLEAN, scope: str = "all", name: str = "") -> dict[str, Any] | None:
+        """The row of metrics.json, or None."""
+        for row in self.rows:
+            if (row["detector"], row["condition"], row["scope"], row["name"]) == (detector, condition, scope, name):
+                return row
+        return None
+
+
+class EvaluateWatcher:
+    """What an evaluation tells while it runs."""
+
+    def opened(self, labelled: Labelled, conditions: list[str], detectors: list[str]) -> None: ...
+
+    def detector(self, number: int, name: str) -> Watcher:  # noqa: ARG002
+        """Before each detector; the watcher of its scoring run."""
+        return Watcher()
+
+
+def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
+    """Score, tabulate and write metrics.json and the tables; the report is drawn from what is returned.
+
+    Raises ConfigError and ModelError before any work, IncompleteError as pipelines.score.
+    """
+    chosen = conditions(job.suites, neutral=job.neutral)
+    if len(set(job.models)) != len(job.models) or not job.models:
+        raise ConfigError("name one model at least, and none twice")
+    for model in (*job.models, *job.peers):
+        DetectorConfig.read(resolve_model(model))
+    labelled = _drawn(list_labelled(job.data), job.limit)
+    groups = _groups(labelled, job.groups)
+    folder = open_folder(job.out)
+    folder.write("inputs.jsonl", _inputs(labelled, chosen))
+    with tempfile.TemporaryDirectory(prefix="radet-peers-") as scratch, connected(job.address):
+        entrants = _entrants(job, Path(scratch))
+        watcher.opened(labelled, chosen, [entrant.name for entrant in entrants])
+        contenders: list[Contender] = []
+        failures: list[dict[str, str]] = []
+        for number, entrant in enumerate(entrants):
+            out = f"{folder.url}/scores/{_slug(entrant.name)}"
+            one = ScoreJob(
+                src=f"{folder.url}/inputs.jsonl",
+                out=out,
+                model=entrant.model,
+                ids="id",
+                address=job.address,
+                workers=job.workers,
+                batch_size=job.batch_size,
+                allow_http=job.allow_http,
+            )
+            manifest = score(one, watcher.detector(number, entrant.name))
+            table = read_scores(out, columns=[*_COLUMNS, "model_id"])
+            table = table.filter(pc.equal(table["model_id"], manifest["model_id"]))
+            contenders += _contenders(entrant, table, labelled, chosen, _milliseconds(out, manifest["model_id"]))
+            failures = failures or _failures(table)
+    rows = [row for contender in contenders for row in _rows(contender, labelled, groups, chosen)]
+    promises = {
+        c.name: kept_promises(p, labelled.generated, c.config)
+        for c in contenders
+        if (p := c.scored[CLEAN].p) is not None and c.config.thresholds
+    }
+    found = Evaluation(
+        labelled=labelled,
+        groups=groups,
+        conditions=chosen,
+        contenders=contenders,
+        rows=rows,
+        failures=failures,
+        promises=promises,
+    )
+    _write(folder, job, found)
+    return found
+
+
+def logits_of(out: str, ids: list[str]) -> Floats:
+    """The logits of these inputs, [N], by id; nan where there is none."""
+    table = read_scores(out, columns=["id", "logit"])
+    known = dict(zip(table["id"].to_pylist(), table["logit"].to_pylist(), strict=True))
+    return np.array([known.get(name) for name in ids], np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entrant:
+    """A detector before it has scored."""
+
+    name: str
+    source: str
+    model: str
+    config: DetectorConfig
+    gmac: float | None
+
+
+def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
+    from radet.detector import Detector  # noqa: PLC0415 - torch, which other drivers do without
+    from radet.peers import LINEAR, LINEAR_SOURCE, drift_detectors, linear_detector  # noqa: PLC0415
+
+    found: list[_Entrant] = []
+    for model in dict.fromkeys((*job.models, *job.peers)):
+        detector = Detector.from_pretrained(model)
+        if model in job.models:
+            name = _unique(detector.config.name, found)
+            found.append(
+                _Entrant(name=name, source="this checkpoint", model=model, config=detector.config, gmac=gmac(detector))
+            )
+        if model in job.peers:
+            suffix = f" on {detector.config.name}'s encoder" if len(job.peers) > 1 else ""
+            peers = [(peer.name, peer.source, other) for peer, other in drift_detectors(detector)]
+            if (linear := linear_detector(detector)) is not None:
+                peers.insert(0, (LINEAR, LINEAR_SOURCE, linear))
+            for name, source, other in peers:
+                folder = scratch / _slug(name + suffix)
+                other.save_pretrained(folder)
+                found.append(
+                    _Entrant(
+                        name=name + suffix, source=source, model=str(folder), config=other.config, gmac=gmac(other)
+                    )
+                )
+    return found
+
+
+def gmac(detector: Any) -> float:
+    """Multiply-accumulates of one picture, in 1e9."""
+    import torch  # noqa: PLC0415
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    size = detector.config.crop.size
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        detector.evidence(np.zeros((1, size, size, 3), np.uint8))
+    return float(counter.get_total_flops()) / 2e9
+
+
+def _drawn(labelled: Labelled, limit: int | None) -> Labelled:
+    if limit is None or limit >= len(labelled.locations):
+        return labelled
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.locations))[:limit])
+    return Labelled(
+        [labelled.locations[i] for i in chosen],
+        labelled.generated[chosen],
+        [labelled.sources[i] for i in chosen],
+        labelled.skipped,
+    )
+
+
+def _groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
+    """The pair group of each picture, "" for none."""
+    if manifest is None:
+        return np.array(labelled.sources)
+    with open_text(manifest) as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ConfigError(f"{manifest} has no rows")
+    uri = choose_column(manifest, list(rows[0]), None, URI_COLUMNS)
+    group = choose_column(manifest, list(rows[0]), None, _GROUP_COLUMNS)
+    known = {resolve(row[uri], manifest): row[group] or "" for row in rows}
+    found = np.array([known.get(location, "") for location in labelled.locations])
+    if not (found != "").any():
+        raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")
+    return found
+
+
+def _inputs(labelled: Labelled, chosen: list[str]) -> bytes:
+    lines: list[str] = []
+    for location in labelled.locations:
+        for condition in chosen:
+            uri = location if condition == CLEAN else degraded(location, condition)
+            lines.append(json.dumps({"uri": uri, "id": f"{condition}!{location}"}))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _contenders(
+    entrant: _Entrant, table: pa.Table, labelled: Labelled, chosen: list[str], ms: float | None
+) -> Iterator[Contender]:
+    """The detector and, where it has several branches, each of them alone."""
+    place = {location: position for position, location in enumerate(labelled.locations)}
+    where: dict[str, tuple[list[int], list[int]]] = {condition: ([], []) for condition in chosen}
+    for row, name in enumerate(table["id"].to_pylist()):
+        condition, _, location = name.partition("!")
+        if condition in where and location in place:
+            where[condition][0].append(row)
+            where[condition][1].append(place[location])
+
+    def column(name: str) -> dict[str, Floats]:
+        values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+        found = {}
+        for condition, (rows, places) in where.items():
+            found[condition] = np.full(len(place), np.nan)
+            found[condition][places] = values[rows]
+        return found
+
+    logit, p, drift = column("logit"), column("p_generated"), column("drift_cosine")
+    model_id = table["model_id"][-1].as_py() if len(table) else ""
+    calibrated, drifts = entrant.config.calibration is not None, np.isfinite(drift[CLEAN]).any()
+    scores = logit if np.isfinite(logit[CLEAN]).any() else drift
+
+    def contender(name: str, source: str, scored: dict[str, Scored], *, whole: bool) -> Contender:
+        return Contender(
+            name=name,
+            source=source,
+            model_id=model_id,
+            config=entrant.config,
+            scored=scored,
+            drift=drift[CLEAN] if whole and drifts else None,
+            ms=ms if whole else None,
+            gmac=entrant.gmac if whole else None,
+        )
+
+    own = {c: Scored(score=scores[c], p=p[c] if calibrated else None) for c in chosen}
+    yield contender(entrant.name, entrant.source, own, whole=True)
+    heads = entrant.config.heads
+    if heads is not None and len(heads.branches) > 1:
+        for branch in heads.branches:
+            alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
+            yield contender(f"{entrant.name}: {branch} alone", f"a branch of {entrant.name}", alone, whole=False)
+
+
+def _rows(
+    contender: Contender, labelled: Labelled, groups: NDArray[np.str_], chosen: list[str]
+) -> Iterator[dict[str, Any]]:
+    label, sources = labelled.generated, np.array(labelled.sources)
+    verdict = contender.config.verdict
+    threshold = None if verdict is None else verdict.generated_above
+    for condition in chosen:
+        scored = contender.scored[condition]
+
+        def row(scope: str, name: str, values: dict[str, Any], condition: str = condition) -> dict[str, Any]:
+            return {"detector": contender.name, "condition": condition, "scope": scope, "name": name, **values}
+
+        def of(chosen_N: NDArray[np.bool_], draws: int, scored: Scored = scored) -> dict[str, Any]:
+            part = Scored(score=scored.score[chosen_N], p=None if scored.p is None else scored.p[chosen_N])
+            return figures(part, label[chosen_N], threshold, draws=draws)
+
+        yield row("all", "", figures(scored, label, threshold, draws=DRAWS))
+        generators = {name: of(~label | (sources == name), DRAWS // 5) for name in sorted(set(sources[label]))}
+        pairs = {
+            name: of(groups == name, DRAWS // 5)
+            for name in sorted(set(groups.tolist()) - {""})
+            if 0 < label[groups == name].mean() < 1
+        }
+        for scope, parts in (("generator", generators), ("pair group", pairs)):
+            yield from (row(scope, str(name), values) for name, values in parts.items())
+            if parts:
+                yield row(f"mean of {scope}s", "", mean_of(list(parts.values())))
+
+
+def _failures(table: pa.Table) -> list[dict[str, str]]:
+    return [
+        {"id": row["id"], "status": row["status"], "error": row["error"] or ""}
+        for row in table.to_pylist()
+        if row["status"] != "ok"
+    ]
+
+
+def _milliseconds(out: str, model_id: str) -> float | None:
+    """Of scoring one picture in one process, over all runs of this output."""
+    manifests = Ledger(open_folder(out), model_id=model_id, rescore=False).manifests()
+    works = [manifest["work"] for manifest in manifests if manifest["model_id"] == model_id]
+    scored = sum(work["scored"] for work in works)
+    return 1000 * sum(work["score_s"] for work in works) / scored if scored else None
+
+
+def _write(folder: Any, job: EvaluateJob, found: Evaluation) -> None:
+    document = {
+        "format_version": 1,
+        "data": {"src": job.data, "summary": found.labelled.summary(), "conditions": found.conditions},
+        "detectors": [
+            {"name": c.name, "source": c.source, "model_id": c.model_id, "ms": c.ms, "gmac": c.gmac}
+            for c in found.contenders
+        ],
+        "stated_rates": found.promises,
+        "results": found.rows,
+        "failures": found.failures,
+    }
+    folder.write("metrics.json", json.dumps(_finite(document), indent=1, ensure_ascii=False).encode())
+    tables: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "overall": lambda row: row["condition"] == CLEAN and row["scope"] == "all",
+        "generators": lambda row: row["condition"] == CLEAN and row["scope"] == "generator",
+        "pair_groups": lambda row: row["condition"] == CLEAN and row["scope"] == "pair group",
+        "conditions": lambda row: row["scope"] == "all",
+    }
+    for name, wanted in tables.items():
+        folder.write(f"tables/{name}.csv", _csv([row for row in found.rows if wanted(row)]))
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "intervals"))
+    bounded = list(dict.fromkeys(name for row in rows for name in row.get("intervals", {})))
+    header = [*names, *(f"{name}_{end}" for name in bounded for end in ("low", "high"))]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(header)
+    for row in rows:
+        intervals = row.get("intervals", {})
+        ends = [value for name in bounded for value in intervals.get(name, ("", ""))]
+        writer.writerow([*(row.get(name, "") for name in names), *ends])
+    return text.getvalue().encode()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no nan: null says that there is no figure."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _unique(name: str, found: list[_Entrant]) -> str:
+    taken = {entrant.name for entrant in found}
+    return next(text for text in (name, *(f"{name} ({n})" for n in range(2, 100))) if text not in taken)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

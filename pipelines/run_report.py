@@ -1,0 +1,130 @@
+"""The page of a scoring run: what is in an output, for people."""
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+
+from pipelines import plots
+from pipelines.fetch import Fetcher, is_http
+from pipelines.ledger import Ledger
+from pipelines.report import render, thumbnail
+from pipelines.sink import read_scores
+from pipelines.storage import open_folder
+from radet.errors import ConfigError, FetchError, ImageError
+
+_SHOWN = 24  # pictures most likely generated
+_COPIES = 15  # contents with the most copies
+_COLUMNS = ["id", "uri", "status", "error", "sha256", "phash", "p_generated", "logit", "verdict", "model_id"]
+
+
+def run_page(out: str, *, allow_http: bool = False) -> str:
+    """The report of the latest model's rows in `out`, HTML. Pictures are read again for thumbnails, where there are.
+
+    Raises ConfigError where `out` has no committed run.
+    """
+    manifests = list(Ledger(open_folder(out), model_id="", rescore=False).manifests())
+    if not manifests:
+        raise ConfigError(f"no committed run in {out}")
+    latest = manifests[-1]
+    table = read_scores(out, columns=_COLUMNS)
+    table = table.filter(pc.equal(table["model_id"], latest["model_id"]))
+    scored = table.filter(pc.equal(table["status"], "ok"))
+    calibrated = bool(latest["verdicts"]) or (len(scored) > 0 and scored["p_generated"].null_count < len(scored))
+    by = "p_generated" if calibrated else "logit"
+    return render(
+        "run.html.j2",
+        out=out,
+        model=latest["model"],
+        model_id=latest["model_id"],
+        calibrated=calibrated,
+        tiles=_tiles(table, manifests, latest["model_id"]),
+        statuses=Counter(table["status"].to_pylist()).most_common(),
+        verdicts=Counter(v for v in scored["verdict"].to_pylist() if v is not None).most_common(),
+        errors=_errors(table),
+        histogram=plots.svg(_histogram(scored[by].to_numpy().astype(np.float64), by)) if len(scored) else None,
+        score_name=by,
+        top=_top(scored, by, Fetcher(allow_http=allow_http), allow_http=allow_http),
+        copies=_copies(scored),
+        near=_near(scored),
+        runs=[_run(manifest) for manifest in reversed(manifests)],
+    )
+
+
+def _tiles(table: pa.Table, manifests: list[dict[str, Any]], model_id: str) -> list[dict[str, str]]:
+    ok = pc.sum(pc.equal(table["status"], "ok")).as_py() or 0
+    generated = pc.sum(pc.equal(table["verdict"], "generated")).as_py() or 0
+    tiles = [
+        {"name": "inputs", "value": f"{len(table):,}"},
+        {"name": "scored", "value": f"{ok:,}"},
+        {"name": "not scored", "value": f"{len(table) - ok:,}"},
+        {"name": "verdict: generated", "value": f"{generated:,}"},
+    ]
+    timed = [m for m in manifests if m["model_id"] == model_id and m["work"]["rows"]]
+    if timed:
+        last = timed[-1]
+        rate = last["work"]["rows"] / last["seconds"]
+        tiles.append({"name": "images per second, latest run", "value": f"{rate:,.1f}"})
+    return tiles
+
+
+def _errors(table: pa.Table, most: int = 50) -> list[dict[str, str]]:
+    wrong = table.filter(pc.not_equal(table["status"], "ok")).slice(0, most)
+    return [{"uri": row["uri"], "status": row["status"], "error": row["error"] or ""} for row in wrong.to_pylist()]
+
+
+def _histogram(values: np.ndarray[Any, np.dtype[np.float64]], name: str) -> Figure:
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(values, 50, range=(0, 1) if name == "p_generated" else None, color="#0072B2")
+    axes.set(xlabel=name, ylabel="pictures")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def _top(scored: pa.Table, by: str, fetcher: Fetcher, *, allow_http: bool) -> list[dict[str, Any]]:
+    order = pc.sort_indices(scored, [(by, "descending"), ("uri", "ascending")])
+    shown: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for index in order.to_pylist():
+        row = scored.slice(index, 1).to_pylist()[0]
+        if row["sha256"] in seen:
+            continue  # one picture for all its copies
+        seen.add(row["sha256"])
+        src = None
+        if allow_http or not is_http(row["uri"]):
+            with suppress(FetchError, ImageError):  # gone, or inside a container: shown without its picture
+                src = thumbnail(fetcher.read(row["uri"]))
+        shown.append({"uri": row["uri"], "score": f"{row[by]:.3f}", "verdict": row["verdict"] or "", "src": src})
+        if len(shown) == _SHOWN:
+            break
+    return shown
+
+
+def _copies(scored: pa.Table) -> list[dict[str, Any]]:
+    """Contents that several inputs share, most copies first."""
+    counts = scored.group_by("sha256").aggregate([("uri", "count"), ("uri", "min"), ("p_generated", "max")])
+    counts = counts.filter(pc.greater(counts["uri_count"], 1)).sort_by([("uri_count", "descending")])
+    return [{"count": row["uri_count"], "uri": row["uri_min"]} for row in counts.slice(0, _COPIES).to_pylist()]
+
+
+def _near(scored: pa.Table) -> int:
+    """Pictures that look the same as another (equal phash) without being the same bytes."""
+    pairs = scored.select(["phash", "sha256"]).group_by(["phash", "sha256"]).aggregate([])
+    looks = pairs.group_by("phash").aggregate([("sha256", "count")])
+    return int(pc.sum(pc.subtract(looks["sha256_count"], 1)).as_py() or 0)
+
+
+def _run(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": manifest["run"],
+        "finished": manifest["finished"][:19].replace("T", " "),
+        "model": f"{manifest['model']} ({manifest['model_id']})",
+        "rows": f"{manifest['rows']:,}",
+        "scored": f"{manifest['work']['scored']:,}",
+        "unchanged": f"{manifest['inputs']['unchanged']:,}",
+    }

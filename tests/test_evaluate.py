@@ -1,0 +1,173 @@
+"""A whole evaluation on real Ray: trees as the benchmarks name them, every row accounted for, the scores of `score`."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.calibrate import CalibrateJob, calibrate
+from pipelines.evaluate import EvaluateJob, EvaluateWatcher, Evaluation, evaluate
+from pipelines.labelled import list_labelled
+from pipelines.report import evaluation_page
+from pipelines.score import Watcher
+from pipelines.sink import read_scores
+from radet import Detector
+from radet.config import DetectorConfig
+from radet.degradations import NEUTRAL
+from radet.errors import ConfigError
+from radet.ranking import Ranking
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+def write_tree(root: Path, photographs: list[Image.Image], layout: dict[str, tuple[str, str]], each: int) -> Path:
+    """`layout`: generator -> its folders of real and of generated pictures. The generated ones are oddly smooth."""
+    rng = np.random.default_rng(0)
+    for number, (generator, folders) in enumerate(sorted(layout.items())):
+        for generated, folder in enumerate(folders):
+            target = root / generator / folder
+            target.mkdir(parents=True)
+            for index in range(each):
+                picture = photographs[(number + index) % len(photographs)].resize((300, 300))
+                left, top = (int(v) for v in rng.integers(0, 60, 2))
+                picture = picture.crop((left, top, left + 240, top + 240))
+                if generated:
+                    picture = picture.resize((60, 60)).resize((240, 240))
+                picture.save(target / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tree(photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = {
+        "progan/airplane": ("0_real", "1_fake"),  # Wang2020
+        "Midjourney/val": ("nature", "ai"),  # GenImage
+        "wukong": ("0_real", "1_fake"),  # AIGCDetectBenchmark
+    }
+    root = write_tree(tmp_path_factory.mktemp("evaluate") / "tree", photographs, layout, 6)
+    (root / "wukong" / "1_fake" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, EvaluateJob]:
+    job = EvaluateJob(
+        data=str(tree),
+        models=("radet-lite",),
+        out=str(tmp_path_factory.mktemp("evaluation")),
+        suites="jpeg:50",
+        neutral=True,
+        peers=("radet-lite",),
+    )
+    return evaluate(job, EvaluateWatcher()), job
+
+
+def test_trees_of_the_benchmarks_are_read_rightly(tree: Path) -> None:
+    listed = list_labelled(str(tree))
+    assert sorted(set(listed.sources)) == ["Midjourney/val", "progan/airplane", "wukong"]
+    assert len(listed.locations) == 37
+    assert all(
+        ("1_fake" in name or "/ai/" in name) == bool(g)
+        for name, g in zip(listed.locations, listed.generated, strict=True)
+    )
+
+
+def test_scores_of_an_evaluation_are_those_of_the_detector(found: tuple[Evaluation, EvaluateJob]) -> None:
+    evaluation, _ = found
+    alone = Detector.from_pretrained("radet-lite").score(evaluation.labelled.locations)
+    expected = np.array([np.nan if score.p_generated is None else score.p_generated for score in alone])
+    assert np.allclose(evaluation.contenders[0].scored["clean"].p, expected, atol=1e-6, equal_nan=True)
+    assert np.isnan(expected).sum() == 1
+
+
+def test_every_picture_is_in_every_table_or_listed_as_failed(found: tuple[Evaluation, EvaluateJob]) -> None:
+    evaluation, job = found
+    assert evaluation.conditions == ["clean", "jpeg:50", NEUTRAL, f"{NEUTRAL}+jpeg:50"]
+    names = [contender.name for contender in evaluation.contenders]
+    assert names[0] == "radet-lite"
+    assert {"linear probe", "RIGID", "MINDER", "radet-lite: lowlevel alone"} <= set(names)
+    assert len(names) >= 8
+    for name in names:
+        for condition in evaluation.conditions:
+            row = evaluation.row(name, condition)
+            assert row is not None
+            assert (row["real"], row["generated"], row["failed"]) == (18, 18, 1)
+            assert np.isfinite(row["auroc"])
+    document = json.loads((Path(job.out) / "metrics.json").read_text())
+    assert len(document["failures"]) == len(evaluation.conditions)
+    assert {failure["status"] for failure in document["failures"]} == {"truncated"}
+    assert len(document["results"]) == len(evaluation.rows)
+    assert document["detectors"][0]["gmac"] > document["detectors"][-1]["gmac"] / 10
+
+
+def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -> None:
+    evaluation, job = found
+    table = read_scores(f"{job.out}/scores/radet-lite").to_pylist()
+    rows = {row["id"]: row for row in table if row["status"] == "ok"}
+    for condition in ("clean", "jpeg:50"):
+        score, label = [], []
+        for location, generated in zip(evaluation.labelled.locations, evaluation.labelled.generated, strict=True):
+            if f"{condition}!{location}" in rows:
+                score.append(rows[f"{condition}!{location}"]["logit"])
+                label.append(generated)
+        row = evaluation.row("radet-lite", condition)
+        assert row["auroc"] == pytest.approx(Ranking(score, label).figures()["auroc"][0])
+    assert len(table) == 37 * 4
+    group = evaluation.row("radet-lite", "clean", "pair group", "wukong")
+    assert (group["real"], group["generated"], group["failed"]) == (6, 6, 1)
+    generator = evaluation.row("radet-lite", "clean", "generator", "wukong")
+    assert (generator["real"], generator["generated"]) == (18, 6)
+
+
+def test_tables_and_page(found: tuple[Evaluation, EvaluateJob], tree: Path) -> None:
+    evaluation, job = found
+    rows = list(csv.DictReader(io.StringIO((Path(job.out) / "tables" / "overall.csv").read_text())))
+    assert [row["detector"] for row in rows] == [contender.name for contender in evaluation.contenders]
+    assert float(rows[0]["auroc_low"]) <= float(rows[0]["auroc"]) <= float(rows[0]["auroc_high"])
+    page = evaluation_page(evaluation, str(tree))
+    assert page.count("<svg") >= 8
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "<script" not in page
+    assert "broken.png" in page
+    assert "data:image/jpeg;base64," in page
+
+
+def test_it_goes_on_where_it_ended_and_refuses_what_cannot_work(found: tuple[Evaluation, EvaluateJob]) -> None:
+    evaluation, job = found
+    again = evaluate(replace(job, peers=()), EvaluateWatcher())
+    assert again.rows[0] == evaluation.rows[0]
+    for wrong in (
+        replace(job, models=()),
+        replace(job, suites="fog:1"),
+        replace(job, groups=f"{job.out}/tables/overall.csv"),
+    ):
+        with pytest.raises(ConfigError):
+            evaluate(wrong, EvaluateWatcher())
+
+
+def test_calibrating_anew_changes_probabilities_and_nothing_else(
+    photographs: list[Image.Image], tmp_path: Path
+) -> None:
+    data = write_tree(tmp_path / "ours", photographs, {"gen": ("0_real", "1_fake")}, 22)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        calibrate(CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "x", rates=(5.0,)), Watcher())
+    job = CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "ours-lite", rates=(0.1,))
+    config = calibrate(job, Watcher())
+    before, after = Detector.from_pretrained("radet-lite"), Detector.from_pretrained(tmp_path / "ours-lite")
+    assert after.config == config == DetectorConfig.read(tmp_path / "ours-lite")
+    paths = sorted(str(path) for path in data.rglob("*.png"))
+    old, new = before.score(paths), after.score(paths)
+    assert [score.logit for score in new] == [score.logit for score in old]
+    assert [score.p_generated for score in new] != [score.p_generated for score in old]
+    assert after.model_id != before.model_id
+    real = [score.p_generated for path, score in zip(paths, new, strict=True) if "0_real" in path]
+    (threshold,) = config.thresholds
+    assert sum(p > threshold.value for p in real) / len(real) == pytest.approx(threshold.achieved_fpr)
+    assert "Calibrated anew" in (tmp_path / "ours-lite" / "README.md").read_text()

@@ -1,0 +1,104 @@
+"""Explanations add up to the score that they explain."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radet import Detector
+from radet.errors import FetchError, ImageError
+from radet.explain import explain
+from radet.peers import drift_detectors, linear_detector
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector.from_pretrained("radet-lite")
+
+
+@pytest.fixture(scope="module")
+def path(photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("explain") / "photograph.png"
+    photographs[0].save(file)
+    return file
+
+
+def test_it_explains_the_score_that_scoring_gives(detector: Detector, path: Path) -> None:
+    found = explain(detector, path, id="mine")
+    (score,) = detector.score([path])
+    assert found.score.p_generated == score.p_generated
+    assert found.score.id == "mine"
+    assert sum(found.contributions.values()) + found.bias == pytest.approx(score.logit, abs=1e-5)
+    assert set(found.contributions) == {"semantic", "discrepancy", "lowlevel"}
+    assert 0 <= found.percentile <= 1
+    assert found.crop.shape == (224, 224, 3)
+    assert json.loads(json.dumps(found.to_dict()))["score"]["verdict"] == score.verdict
+    text = " ".join(found.sentences)
+    assert score.verdict in text
+    assert f"{score.p_generated:.2f}" in text
+
+
+def test_heat_is_the_drift_of_each_patch(detector: Detector, path: Path) -> None:
+    heat = explain(detector, path).heat
+    assert heat.shape == (7, 7)
+    assert (heat >= 0).all()
+    assert np.ptp(heat) > 0
+    assert np.array_equal(heat, explain(detector, path).heat)
+
+
+def test_overlay_shows_the_crop_and_the_heat(detector: Detector, path: Path) -> None:
+    found = explain(detector, path)
+    assert np.array_equal(np.asarray(found.overlay(0.0)), found.crop)
+    assert found.overlay(side=448).size == (448, 448)
+    hottest = np.unravel_index(found.heat.argmax(), found.heat.shape)
+    light = np.asarray(found.heat_map(7).convert("L"))
+    assert light[hottest] == light.max()
+
+
+def test_a_detector_without_drift_or_calibration_explains_what_it_has(detector: Detector, path: Path) -> None:
+    linear = linear_detector(detector)
+    assert linear is not None
+    found = explain(linear, path)
+    assert found.heat is None
+    assert found.percentile is None
+    assert np.array_equal(np.asarray(found.overlay()), found.crop)
+    assert "not calibrated" in found.sentences[0]
+
+
+def test_what_is_no_picture_is_an_error_with_its_code(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_text("<html>")
+    with pytest.raises(ImageError) as error:
+        explain(detector, tmp_path / "page.jpg")
+    assert error.value.code == "not_an_image"
+    with pytest.raises(FetchError):
+        explain(detector, tmp_path / "nothing.jpg")
+
+
+def test_the_linear_peer_is_the_probe_inside_the_semantic_branch(detector: Detector, path: Path) -> None:
+    linear = linear_detector(detector)
+    assert linear is not None
+    again = linear_detector(detector)
+    assert again is not None
+    assert linear.model_id == again.model_id != detector.model_id
+    import torch
+
+    with torch.inference_mode():
+        pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        look = detector.encoder.look(pixels, detector.layers)
+        semantic = detector.heads.branches["semantic"]
+        expected = semantic.linear(semantic.standard(look.features))
+        own = linear.heads.branches["semantic"]
+        assert torch.equal(own.linear(own.standard(look.features)) + own.mlp(own.standard(look.features)), expected)
+    (score,) = linear.score([path])
+    assert score.logit is not None
+    assert score.p_generated is None
+
+
+def test_training_free_peers_give_their_drift(detector: Detector, path: Path) -> None:
+    found = {peer.name: other.score([path])[0].drift_cosine for peer, other in drift_detectors(detector)}
+    assert len(found) >= 5
+    assert all(drift > 0 for drift in found.values())
+    assert len(set(found.values())) == len(found)
+    assert found["MINDER"] == pytest.approx(min(found["RIGID"], found["contrastive blur"]))
