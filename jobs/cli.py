@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.analyze import analyze
 from jobs.models import models
 from jobs.train import train
 from radet.errors import RadetError
@@ -21,6 +22,7 @@ _console = Console(stderr=True, highlight=False)
 
 app.add_typer(models, name="models")
 app.command()(train)
+app.command()(analyze)
 
 
 @app.command()
