@@ -13,9 +13,7 @@ from radet.shift_bound import RANGE, bound_shift, jacobian_energy, shifts
 @pytest.fixture
 def network() -> nn.Module:
     torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 7), nn.Tanh()
-    )
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 7), nn.Tanh())
     return layers.requires_grad_(False)
 
 
