@@ -16,12 +16,13 @@ from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled, list_labelled, list_reference
 from pipelines.plots_analysis import draw
 from pipelines.storage import open_folder
-from radet.analysis import Told, analyse
+from radet.analysis import analyse
 from radet.crop import CropPolicy
 from radet.detector import Detector
 from radet.errors import ConfigError, FetchError, ImageError
 from radet.findings import Row, to_dict
 from radet.images import Pixels
+from radet.passes import Told
 from radet.rows import see
 
 _READERS = 8

@@ -113,12 +113,12 @@ def _moved(looks: Sequence[Look], groups: tuple[Group, ...]) -> tuple[Floats, Fl
 
 
 def _columns(drift: Callable[[Tensor, Tensor], Tensor], a: list[Tensor], b: list[Tensor]) -> Tensor:
-    columns: Tensor = torch.stack([drift(p_BD, q_BD) for p_BD, q_BD in zip(a, b, strict=True)], dim=1)
-    return columns
+    return torch.stack([drift(p_BD, q_BD) for p_BD, q_BD in zip(a, b, strict=True)], dim=1)
 
 
 def _relative(a_BD: Tensor, b_BD: Tensor) -> Tensor:
-    return (b_BD - a_BD).norm(dim=-1) / a_BD.norm(dim=-1).clamp_min(1e-12)
+    relative_B: Tensor = (b_BD - a_BD).norm(dim=-1) / a_BD.norm(dim=-1).clamp_min(1e-12)
+    return relative_B
 
 
 def _arrays(look: Look) -> Features:
