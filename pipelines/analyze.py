@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.analysis_page import page
 from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled, list_labelled, list_reference
-from pipelines.plots_analysis import draw
-from pipelines.storage import open_folder
-from radet.analysis import analyse
+from pipelines.storage import Folder, open_folder
+from radet.analysis import Analysis, analyse
 from radet.crop import CropPolicy
 from radet.detector import Detector
 from radet.errors import ConfigError, FetchError, ImageError
@@ -78,7 +76,6 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
             raise ConfigError(f"{job.reference}: none of its pictures can be read")
     sources = [listed.sources[position] for position in readable]
     analysis = analyse(detector, crops, generated, sources, reference=others, told=told)
-    told("writing", 0, 1)
     document: dict[str, Any] = {
         "data": job.data,
         "reference_data": job.reference,
@@ -86,6 +83,17 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
         "broken": broken,
         **to_dict(analysis),
     }
+    told("writing", 0, 1)
+    _write(folder, analysis, document)
+    told("writing", 1, 1)
+    return Analyzed(findings=document["findings"], broken=broken)
+
+
+def _write(folder: Folder, analysis: Analysis, document: dict[str, Any]) -> None:
+    # Only now: it may build a font cache, and says so on stderr, where a request that cannot work has one line.
+    from pipelines.analysis_page import page  # noqa: PLC0415
+    from pipelines.plots_analysis import draw  # noqa: PLC0415
+
     for name, rows in document["tables"].items():
         if rows:
             folder.write(f"{name}.csv", _csv(rows))
@@ -95,8 +103,6 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
         folder.write(f"{name}.svg", plot.svg)
     folder.write("index.html", page(document, plots).encode())
     folder.write("analysis.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    told("writing", 1, 1)
-    return Analyzed(findings=document["findings"], broken=broken)
 
 
 def choose(listed: Labelled, limit: int) -> list[int]:
