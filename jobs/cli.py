@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.analyze import analyze
 from jobs.calibrate import calibrate
 from jobs.evaluate import evaluate
 from jobs.explain import explain
@@ -29,6 +30,7 @@ app.command()(evaluate)
 app.command()(explain)
 app.command()(calibrate)
 app.command()(report)
+app.command()(analyze)
 
 
 @app.command()

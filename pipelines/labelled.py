@@ -42,13 +42,23 @@ class Labelled(NamedTuple):
         return f"{real:,} real and {made:,} generated pictures of {sources} sources{left}"
 
 
+def list_reference(src: str) -> list[str]:
+    """Locations of the pictures of `src` that no label calls generated, sorted: the set that others are compared with.
+
+    A folder needs no labels. Raises ConfigError where nothing is left.
+    """
+    found = sorted(location for location, label, _ in _labels(src) if not label)
+    if not found:
+        raise ConfigError(f"{src} holds no picture for a reference: give a folder of them, or one with 0_real folders")
+    return found
+
+
 def list_labelled(src: str) -> Labelled:
     """What `src` holds, sorted by location, so that the order of a listing changes nothing.
 
     Raises ConfigError where there is nothing to learn from: no labels, or one class alone.
     """
-    lower = src.lower().rstrip("/")
-    rows = list(_manifest(src) if lower.endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")) else _tree(src))
+    rows = list(_labels(src))
     found = sorted((location, label, source) for location, label, source in rows if label is not None)
     if not found:
         raise ConfigError(
@@ -64,6 +74,12 @@ def list_labelled(src: str) -> Labelled:
     if listed.generated.all() or not listed.generated.any():
         raise ConfigError(f"{src} holds {'generated' if listed.generated.all() else 'real'} pictures only")
     return listed
+
+
+def _labels(src: str) -> Iterator[tuple[str, bool | None, str]]:
+    """Location, label and source of each picture, in any order."""
+    manifest = src.lower().rstrip("/").endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
+    return _manifest(src) if manifest else _tree(src)
 
 
 def _tree(root: str) -> Iterator[tuple[str, bool | None, str]]:

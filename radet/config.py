@@ -39,7 +39,7 @@ class EncoderConfig:
                a folder) relative to the checkpoint, or an absolute path
     `rounding` int8: matrices are rounded to 8 bits a channel when they are loaded, so that a published tower and a copy
                of it that was stored in 8 bits are one
-    `sha256`   of the tensors as they compute (radet.encoders.tensor_sha256), whichever file they came from
+    `sha256`   of the tensors as they compute (radet.tensors.tensor_sha256), whichever file they came from
     `mean`     per RGB channel, of pixels in [0, 1]
     `std`
     `dim`      width D of the embedding

@@ -6,7 +6,6 @@ Each is imported when a checkpoint needs it, because each costs seconds and hund
 B batch, C=3 channels, H W pixels, D embedding width
 """
 
-import hashlib
 import importlib.util
 import logging
 import math
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from radet.attention import SelfAttention
 from radet.config import EncoderConfig, Family, Precision, Rounding
 from radet.errors import ConfigError, ModelError
+from radet.tensors import round_int8, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
 
@@ -201,28 +201,6 @@ def describe(
     return EncoderConfig(
         family=family, name=name, weights=weights, rounding=rounding, sha256=sha256, mean=mean, std=std, dim=dim
     )
-
-
-def tensor_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of tensors by sorted name, dtype, shape and bytes: independent of file format and of order. Hex."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def round_int8(tower: nn.Module) -> None:
-    """Round the matrices of a vision transformer to 8 bits a channel, in place: w -> s round(w / s), s = max|w| / 127
-    over the weights of one output. What was rounded this way before stays as it is, bit for bit."""
-    for name, weight in tower.named_parameters():
-        if weight.ndim != 2 or "embedding" in name:
-            continue
-        inputs = 0 if name == "proj" else 1  # open_clip's `proj` multiplies from the right
-        step = weight.abs().amax(inputs, keepdim=True) / 127
-        weight.copy_((weight / step.clamp_min(1e-30)).round() * step)
 
 
 def local_path(weights: str, folder: Path) -> Path | None:

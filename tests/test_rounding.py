@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from radet import Detector
 from radet.config import EncoderConfig, ProbeConfig
 from radet.crop import CropPolicy
-from radet.encoders import describe, load_encoder, round_int8
+from radet.encoders import describe, load_encoder
 from radet.errors import ModelError
 from radet.fit import fit_reference
 from radet.selftest import write_golden
+from radet.tensors import round_int8
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 SIZE = 32

@@ -1,0 +1,90 @@
+"""How well one number tells generated pictures from real ones, which way round, and how it is spread by source.
+
+N pictures
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from radet.metrics import auroc, bootstrap
+
+_DRAWS = 200
+
+#: Stands for all generators together.
+ALL = "all generators"
+
+
+class Separation(NamedTuple):
+    """Generated pictures of one source against all real ones.
+
+    `auroc`      probability that a generated picture has the larger value, ties half; below 0.5 the sign is inverted
+    `low`,`high` its 95 % bootstrap interval
+    """
+
+    source: str  # a generator, or ALL
+    generated: int  # pictures
+    real: int
+    auroc: float
+    low: float
+    high: float
+    median_generated: float
+    median_real: float
+
+    @property
+    def larger(self) -> Literal["generated", "real", "undecided"]:
+        """The sign: which class has the larger values, where the interval leaves out 0.5."""
+        if self.low > 0.5:
+            return "generated"
+        return "real" if self.high < 0.5 else "undecided"
+
+
+class Spread(NamedTuple):
+    """Quantiles of a value over the pictures of one source."""
+
+    source: str
+    generated: bool
+    pictures: int
+    p10: float
+    p25: float
+    p50: float
+    p75: float
+    p90: float
+
+
+def separate(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequence[str], seed: int) -> list[Separation]:
+    """All generators together, then each in the order of its name, against all real pictures."""
+    value, source_N = np.asarray(value_N, np.float64), np.asarray(sources, dtype=object)
+    found = []
+    for name, chosen_N in [(ALL, generated_N), *_by_source(generated_N, source_N)]:
+        rows = np.flatnonzero(chosen_N | ~generated_N)
+        label = generated_N[rows]
+        found.append(
+            Separation(
+                name,
+                int(label.sum()),
+                int((~label).sum()),
+                auroc(value[rows], label),
+                *bootstrap(auroc, value[rows], label, draws=_DRAWS, seed=seed),
+                float(np.median(value[chosen_N])),
+                float(np.median(value[~generated_N])),
+            )
+        )
+    return found
+
+
+def spreads(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequence[str]) -> list[Spread]:
+    """Of each real source, then of each generator; by name."""
+    value, source_N = np.asarray(value_N, np.float64), np.asarray(sources, dtype=object)
+    rows = []
+    for generated in (False, True):
+        for name, chosen_N in _by_source(generated_N == generated, source_N):
+            quantiles = np.quantile(value[chosen_N], (0.1, 0.25, 0.5, 0.75, 0.9))
+            rows.append(Spread(name, generated, int(chosen_N.sum()), *map(float, quantiles)))
+    return rows
+
+
+def _by_source(chosen_N: NDArray[np.bool_], source_N: NDArray[np.object_]) -> list[tuple[str, NDArray[np.bool_]]]:
+    return [(str(name), chosen_N & (source_N == name)) for name in sorted(set(source_N[chosen_N]))]

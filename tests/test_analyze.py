@@ -1,0 +1,85 @@
+"""`radet analyze` as a user meets it: files, page, help, errors."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipelines.analyze import choose
+from pipelines.labelled import Labelled, list_reference
+from radet.errors import ConfigError
+
+from .test_cli import refused
+from .training import write_tree
+
+
+def test_help_teaches() -> None:
+    text = CliRunner().invoke(app, ["analyze", "--help"]).output
+    for word in ("--reference", "--limit", "index.html", "docs/analysis.md", "Examples"):
+        assert word in text
+
+
+def test_findings_tables_plots_and_page(tmp_path: Path, photographs: list[Image.Image]) -> None:
+    """The bundled detector on a handful of small pictures; one of them is broken."""
+    tree = write_tree(tmp_path / "data", photographs, 8)
+    (tree / "source0" / "0_real" / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["analyze", str(tree), "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    document = json.loads((out / "analysis.json").read_text())
+    assert (document["real"], document["generated"], document["listed"]) == (4, 4, 9)
+    assert [Path(location).name for location in document["broken"]] == ["broken.png"]
+    assert "too few pictures for a divergence" in done.output
+    assert "broken.png" in done.output
+    with (out / "layers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(document["tables"]["layers"])
+    assert float(rows[0]["auroc"]) == document["tables"]["layers"][0]["auroc"]
+    html = (out / "index.html").read_text()
+    plots = sorted(path.stem for path in out.glob("*.png"))
+    assert plots == ["plot_controls", "plot_layers", "plot_layers_by_generator", "plot_sources", "plot_sweep"]
+    for name in plots:
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.width >= 600
+            assert np.asarray(picture.convert("L")).std() > 5, "something is drawn"
+        assert (out / f"{name}.svg").read_bytes().lstrip().startswith(b"<?xml")
+    assert html.count("<img ") == len(plots)
+    assert document["findings"][0].split(":")[0] in html
+
+
+def test_pictures_are_chosen_evenly() -> None:
+    sources = ["big"] * 90 + ["small"] * 4 + ["fake"] * 50
+    generated = np.array([False] * 94 + [True] * 50)
+    listed = Labelled([str(number) for number in range(144)], generated, sources, 0)
+    chosen = choose(listed, 20)
+    assert len(set(chosen)) == 20
+    assert generated[chosen].sum() == 10
+    assert [sources[position] for position in chosen].count("small") == 4
+    assert chosen == choose(listed, 20)
+    assert not (np.diff(generated[chosen].astype(int)) == 0).all(), "the classes are mixed"
+    assert len(choose(listed, 1000)) == 144
+    assert generated[choose(listed, 130)].sum() == 50, "what one class lacks the other fills"
+
+
+def test_a_reference_needs_no_labels_and_leaves_generated_pictures_out(tmp_path: Path) -> None:
+    for name in ("a.jpg", "g/0_real/b.jpg", "g/1_fake/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(location).name for location in list_reference(str(tmp_path))] == ["a.jpg", "b.jpg"]
+    with pytest.raises(ConfigError, match="no picture for a reference"):
+        list_reference(str(_empty(tmp_path)))
+
+
+def _empty(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def test_a_request_that_cannot_work_is_one_line(tmp_path: Path) -> None:
+    assert "has no labels" in refused("analyze", str(_empty(tmp_path)), "--out", str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
