@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from radet.metrics import auroc, bootstrap
+from radet.ranking import Ranking
 
 _DRAWS = 200
 
@@ -61,13 +61,14 @@ def separate(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequen
     for name, chosen_N in [(ALL, generated_N), *_by_source(generated_N, source_N)]:
         rows = np.flatnonzero(chosen_N | ~generated_N)
         label = generated_N[rows]
+        ranking = Ranking(value[rows], label)
         found.append(
             Separation(
                 name,
                 int(label.sum()),
                 int((~label).sum()),
-                auroc(value[rows], label),
-                *bootstrap(auroc, value[rows], label, draws=_DRAWS, seed=seed),
+                float(ranking.figures()["auroc"][0]),
+                *ranking.intervals(draws=_DRAWS, seed=seed)["auroc"],
                 float(np.median(value[chosen_N])),
                 float(np.median(value[~generated_N])),
             )
