@@ -9,12 +9,6 @@ for every other input.
 import hashlib
 import io
 
-import numpy as np
-from PIL import Image
-
-from radet.degradations import Condition
-from radet.images import decode_pixels
-
 _SCHEME = "degraded://"
 
 
@@ -36,6 +30,12 @@ def degrade(data: bytes, condition: str) -> bytes:
 
     Raises ImageError as the decoder does, ConfigError for an unknown condition.
     """
+    import numpy as np  # noqa: PLC0415 - drivers name locations and decode nothing
+    from PIL import Image  # noqa: PLC0415
+
+    from radet.degradations import Condition  # noqa: PLC0415
+    from radet.images import decode_pixels  # noqa: PLC0415
+
     seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
     pixels = Condition.parse(condition).apply(decode_pixels(data), seed)
     out = io.BytesIO()

@@ -24,13 +24,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.cluster import connected
-from pipelines.degraded import degraded
-from pipelines.items import URI_COLUMNS, choose_column, resolve
+from pipelines.evaluation_inputs import draw, manifest_of, pair_groups
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.ledger import Ledger
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
-from pipelines.sources import open_text
 from pipelines.storage import open_folder
 from radet.config import DetectorConfig
 from radet.config import resolve as resolve_model
@@ -43,7 +41,6 @@ Floats = NDArray[np.float64]
 DRAWS = 1000
 _BRANCHES = ("semantic", "discrepancy", "lowlevel")
 _COLUMNS = ["id", "status", "error", "logit", "p_generated", "drift_cosine", *(f"logit_{name}" for name in _BRANCHES)]
-_GROUP_COLUMNS = ("pair_group", "group")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,10 +130,10 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
         raise ConfigError("name one model at least, and none twice")
     for model in (*job.models, *job.peers):
         DetectorConfig.read(resolve_model(model))
-    labelled = _drawn(list_labelled(job.data), job.limit)
-    groups = _groups(labelled, job.groups)
+    labelled = draw(list_labelled(job.data), job.limit)
+    groups = pair_groups(labelled, job.groups)
     folder = open_folder(job.out)
-    folder.write("inputs.jsonl", _inputs(labelled, chosen))
+    folder.write("inputs.jsonl", manifest_of(labelled, chosen))
     with tempfile.TemporaryDirectory(prefix="radet-peers-") as scratch, connected(job.address):
         entrants = _entrants(job, Path(scratch))
         watcher.opened(labelled, chosen, [entrant.name for entrant in entrants])
@@ -233,44 +230,6 @@ def gmac(detector: Any) -> float:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         detector.evidence(np.zeros((1, size, size, 3), np.uint8))
     return float(counter.get_total_flops()) / 2e9
-
-
-def _drawn(labelled: Labelled, limit: int | None) -> Labelled:
-    if limit is None or limit >= len(labelled.locations):
-        return labelled
-    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.locations))[:limit])
-    return Labelled(
-        [labelled.locations[i] for i in chosen],
-        labelled.generated[chosen],
-        [labelled.sources[i] for i in chosen],
-        labelled.skipped,
-    )
-
-
-def _groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
-    """The pair group of each picture, "" for none."""
-    if manifest is None:
-        return np.array(labelled.sources)
-    with open_text(manifest) as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ConfigError(f"{manifest} has no rows")
-    uri = choose_column(manifest, list(rows[0]), None, URI_COLUMNS)
-    group = choose_column(manifest, list(rows[0]), None, _GROUP_COLUMNS)
-    known = {resolve(row[uri], manifest): row[group] or "" for row in rows}
-    found = np.array([known.get(location, "") for location in labelled.locations])
-    if not (found != "").any():
-        raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")
-    return found
-
-
-def _inputs(labelled: Labelled, chosen: list[str]) -> bytes:
-    lines: list[str] = []
-    for location in labelled.locations:
-        for condition in chosen:
-            uri = location if condition == CLEAN else degraded(location, condition)
-            lines.append(json.dumps({"uri": uri, "id": f"{condition}!{location}"}))
-    return ("\n".join(lines) + "\n").encode()
 
 
 def _contenders(

@@ -71,7 +71,9 @@ def test_conditions_of_suites() -> None:
     assert conditions("noise:3", neutral=True) == ["clean", "noise:3", NEUTRAL, f"{NEUTRAL}+noise:3"]
 
 
-@pytest.mark.parametrize("text", ["jpg", "jpeg", "jpeg:", "jpeg:0", "jpeg:101", "blur:-1", "noise:nan", "jpeg:5+fog:1"])
+@pytest.mark.parametrize(
+    "text", ["jpg", "blur:1+jpeg", "jpeg:", "jpeg:0", "jpeg:101", "blur:-1", "noise:nan", "jpeg:5+fog:1"]
+)
 def test_what_is_no_condition_is_refused_with_what_there_is(text: str) -> None:
     with pytest.raises(ConfigError, match=r"quality|suite|pixels|levels"):
         conditions(text)

@@ -100,5 +100,5 @@ def test_training_free_peers_give_their_drift(detector: Detector, path: Path) ->
     found = {peer.name: other.score([path])[0].drift_cosine for peer, other in drift_detectors(detector)}
     assert len(found) >= 5
     assert all(drift > 0 for drift in found.values())
-    assert len(set(found.values())) == len(found)
+    assert len(set(found.values())) == len(found) - 1  # MINDER is one of two others
     assert found["MINDER"] == pytest.approx(min(found["RIGID"], found["contrastive blur"]))

@@ -1,0 +1,59 @@
+"""What an evaluation scores: labelled pictures, their pair groups, and each of them under each condition as a manifest.
+
+N pictures
+"""
+
+import csv
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.degraded import degraded
+from pipelines.items import URI_COLUMNS, choose_column, resolve
+from pipelines.labelled import Labelled
+from pipelines.sources import open_text
+from radet.degradations import CLEAN
+from radet.errors import ConfigError
+
+_GROUP_COLUMNS = ("pair_group", "group")
+
+
+def draw(labelled: Labelled, limit: int | None) -> Labelled:
+    """At most `limit` pictures, drawn evenly and the same each time."""
+    if limit is None or limit >= len(labelled.locations):
+        return labelled
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.locations))[:limit])
+    return Labelled(
+        [labelled.locations[i] for i in chosen],
+        labelled.generated[chosen],
+        [labelled.sources[i] for i in chosen],
+        labelled.skipped,
+    )
+
+
+def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
+    """The pair group of each picture, "" for none."""
+    if manifest is None:
+        return np.array(labelled.sources)
+    with open_text(manifest) as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ConfigError(f"{manifest} has no rows")
+    uri = choose_column(manifest, list(rows[0]), None, URI_COLUMNS)
+    group = choose_column(manifest, list(rows[0]), None, _GROUP_COLUMNS)
+    known = {resolve(row[uri], manifest): row[group] or "" for row in rows}
+    found = np.array([known.get(location, "") for location in labelled.locations])
+    if not (found != "").any():
+        raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")
+    return found
+
+
+def manifest_of(labelled: Labelled, chosen: list[str]) -> bytes:
+    """JSON lines of uri and id, "<condition>!<location>"."""
+    lines: list[str] = []
+    for location in labelled.locations:
+        for condition in chosen:
+            uri = location if condition == CLEAN else degraded(location, condition)
+            lines.append(json.dumps({"uri": uri, "id": f"{condition}!{location}"}))
+    return ("\n".join(lines) + "\n").encode()
