@@ -5,6 +5,7 @@ N pictures
 
 import csv
 import json
+import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,8 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
         raise ConfigError(f"{manifest} has no rows")
     uri = choose_column(manifest, list(rows[0]), None, URI_COLUMNS)
     group = choose_column(manifest, list(rows[0]), None, _GROUP_COLUMNS)
-    known = {resolve(row[uri], manifest): row[group] or "" for row in rows}
-    found = np.array([known.get(location, "") for location in labelled.locations])
+    known = {_plain(resolve(row[uri], manifest)): row[group] or "" for row in rows}
+    found = np.array([known.get(_plain(location), "") for location in labelled.locations])
     if not (found != "").any():
         raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")
     return found
@@ -57,3 +58,8 @@ def manifest_of(labelled: Labelled, chosen: list[str]) -> bytes:
             uri = location if condition == CLEAN else degraded(location, condition)
             lines.append(json.dumps({"uri": uri, "id": f"{condition}!{location}"}))
     return ("\n".join(lines) + "\n").encode()
+
+
+def _plain(location: str) -> str:
+    """One spelling of a path."""
+    return location if "://" in location else os.path.abspath(location)
