@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.drift import drift
 from jobs.models import models
+from jobs.serve import serve
 from jobs.train import train
 from radet.errors import RadetError
 
@@ -21,6 +23,8 @@ _console = Console(stderr=True, highlight=False)
 
 app.add_typer(models, name="models")
 app.command()(train)
+app.command()(serve)
+app.command()(drift)
 
 
 @app.command()
