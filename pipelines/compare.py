@@ -1,6 +1,7 @@
 """Two scoring outputs side by side: has what the detector says shifted from one night to the next?"""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -85,8 +86,9 @@ def _read(out: str) -> pa.Table:
     return read_scores(folder, columns=columns, run=name.removesuffix(".json"))
 
 
-def _last(table: pa.Table, model_id: str) -> object:
-    return pc.max(table.filter(pc.equal(table["model_id"], model_id))["scored_at"]).as_py()
+def _last(table: pa.Table, model_id: str) -> datetime:
+    found: datetime = pc.max(table.filter(pc.equal(table["model_id"], model_id))["scored_at"]).as_py()
+    return found
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
     proxy --> Front --> Scorer          `serve deploy cluster/serve.yaml`, or `radet serve`
                  \\________\\--> Monitor
 
-Fronts scale with decoding, scorers with inference; a new model restarts scorers only. Overload is refused where
+Fronts scale with decoding, scorers with inference. Overload is refused where
 fronts queue for scorers (`max_queued_requests`): what is accepted waits for a bounded number of pictures.
 """
 
@@ -70,7 +70,12 @@ def application(args: ServeArgs) -> Application:
     batch = args.scoring.max_batch_size
     actor = {"runtime_env": {"env_vars": MEMORY_ENV | args.env}}
     refusal = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
-    orderly = {"graceful_shutdown_timeout_s": _SHUTDOWN_S, "graceful_shutdown_wait_loop_s": 0.5}
+    # Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
+    orderly = {
+        "graceful_shutdown_timeout_s": _SHUTDOWN_S,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "max_surge_percent": 100,
+    }
     monitor = serve.deployment(
         _Monitor,
         name="Monitor",
