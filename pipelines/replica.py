@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from ray import serve
 
+from pipelines.batcher import Batcher
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import REPORT_EVERY_S, Report
 from pipelines.observe import Meters
@@ -47,6 +47,7 @@ class Scorer:
         self._reporting: asyncio.Task[None] | None = None
         # One thread computes: batches, explanations, all in turn.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="radet-compute")
+        self._batches = Batcher(self._score_batch, most=1, wait_s=0.0)  # until it is configured
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Load if need be, then take batch sizes and thresholds. Raises ModelError or ConfigError: Serve then keeps
@@ -61,8 +62,7 @@ class Scorer:
             problem = Problem(code=error.code, message=error.message)
             await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
             raise
-        self._batched.set_max_batch_size(settings.max_batch_size)
-        self._batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        self._batches.most, self._batches.wait_s = settings.max_batch_size, settings.batch_wait_ms / 1000
         await self._report()
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._keep_reporting())
@@ -72,16 +72,14 @@ class Scorer:
         facts = self._ready()
         if policy != facts.policy:
             return OtherCrop(facts=facts)
-        found: Scored = await self._batched((crop, time.perf_counter()))
-        return found
+        return await self._batches.submit((crop, time.perf_counter()))
 
     async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
         """Why this picture scores as it does. `side`: pixels of the pictures; `opacity`: of the heat, in [0, 1]."""
         self._ready()
         return await self._in_compute(self._explain, data, id, side, opacity)
 
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.004)  # type: ignore[untyped-decorator]
-    async def _batched(self, entered: list[tuple["Pixels", float]]) -> list[Scored]:
+    async def _score_batch(self, entered: list[tuple["Pixels", float]]) -> list[Scored]:
         return await self._in_compute(self._score, entered)
 
     def _score(self, entered: list[tuple["Pixels", float]]) -> list[Scored]:

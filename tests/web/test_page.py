@@ -107,7 +107,8 @@ def overlapping(page: Any) -> list[str]:
           if (document.documentElement.scrollWidth > window.innerWidth) wrong.push("the page scrolls sideways");
           const seen = [...document.querySelectorAll("h1,h2,h3,p,li,dt,dd,label,summary,.band-words span")]
             .filter((one) => one.offsetParent && !one.closest(".out-of-sight") && !one.querySelector("label,p,li"));
-          const boxes = seen.map((one) => [one, one.getBoundingClientRect()]).filter(([, box]) => box.width && box.height);
+          const boxes = seen.map((one) => [one, one.getBoundingClientRect()])
+            .filter(([, box]) => box.width && box.height);
           for (const [i, [a, x]] of boxes.entries()) {
             if (x.left < -1 || x.right > window.innerWidth + 1) wrong.push(`sticks out: ${a.textContent.trim()}`);
             for (const [b, y] of boxes.slice(i + 1)) {
