@@ -40,11 +40,14 @@ def serve(
 
       curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/score
     """
+    from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
     from pipelines.serve import ServeArgs, problems, start, stop
 
     folder = resolve(model)  # a wrong name or config is told before anything starts
     DetectorConfig.read(folder)
+    if address is None:
+        Doorkeeper()  # and so is a list of keys that cannot be read
     console = Console(stderr=True, highlight=False)
     least, most = span("--replicas", replicas)
     args = ServeArgs(

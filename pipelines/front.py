@@ -131,10 +131,13 @@ class Front:
 
     async def explain(self, item: Item, *, side: int, opacity: float) -> Explained:
         """Raises as `score`. The picture is decoded here first: only a sound one takes the scorer's time."""
-        async with asyncio.timeout(self.settings.score_timeout_s):
-            data, _ = await self._bytes_of(item)
-            await self._seen(data, (await self.facts()).policy)
-            found = await self._scorer.explain(data, item.external_id or item.url, side, opacity)
+        try:
+            async with asyncio.timeout(self.settings.score_timeout_s):
+                data, _ = await self._bytes_of(item)
+                await self._seen(data, (await self.facts()).policy)
+                found = await self._scorer.explain(data, item.external_id or item.url, side, opacity)
+        except TimeoutError:
+            raise RequestError("overloaded", "the picture was not explained in time") from None
         if isinstance(found, Problem):
             kind: type[RadetError] = ImageError if found.code in ImageError.codes else FetchError
             raise kind(found.code, found.message)

@@ -5,6 +5,7 @@ import io
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,7 +61,8 @@ class Scorer:
             await self._in_compute(self._prepare, settings.band)
         except RadetError as error:
             problem = Problem(code=error.code, message=error.message)
-            await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
+            with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
+                await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
             raise
         self._batches.most, self._batches.wait_s = settings.max_batch_size, settings.batch_wait_ms / 1000
         await self._report()

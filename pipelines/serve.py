@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import Monitor, Report
@@ -139,9 +141,12 @@ def stop() -> None:
 
 
 def problems(timeout_s: float = 5.0) -> list[Problem]:
-    """Why scorers could not start, as the monitor knows it."""
-    handle = serve.get_deployment_handle("Monitor", APP)
-    found: list[Problem] = handle.problems.remote().result(timeout_s=timeout_s)
+    """Why scorers could not start, as the monitor knows it; [] where it does not run either."""
+    try:
+        handle = serve.get_deployment_handle("Monitor", APP)
+        found: list[Problem] = handle.problems.remote().result(timeout_s=timeout_s)
+    except (RayServeException, RayError, TimeoutError):
+        return []
     return found
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from PIL import Image
 
 from pipelines.score import ScoreJob, Watcher
 from pipelines.score import score as run
-from pipelines.serve import APP, ServeArgs, application, problems, start, stop
-from pipelines.settings import FrontSettings, ScorerSettings
+from pipelines.serve import APP, ServeArgs, problems, start, stop
 from pipelines.sink import read_scores
 from radet import Detector
 
@@ -33,7 +33,8 @@ from .test_routes import EVIDENCE
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]
 
-BUNDLED = Path(__file__).parent.parent / "radet" / "weights" / "radet-lite"
+ROOT = Path(__file__).parent.parent
+BUNDLED = ROOT / "radet" / "weights" / "radet-lite"
 LITTLE = {"cpus": 0.2, "upscale_delay_s": 1.0, "downscale_delay_s": 2.0}
 
 
@@ -41,6 +42,7 @@ LITTLE = {"cpus": 0.2, "upscale_delay_s": 1.0, "downscale_delay_s": 2.0}
 def url(ray_session: None) -> Iterator[str]:
     port = free_port()
     start(ServeArgs(**LITTLE), host="127.0.0.1", port=port)
+    deploy()  # the same again, from the file
     yield f"http://127.0.0.1:{port}"
     stop()
 
@@ -50,10 +52,23 @@ def picture() -> bytes:
     return encoded(photo(), "JPEG", quality=90)
 
 
-def deploy(**args: Any) -> None:
+def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None = None, **args: Any) -> None:
+    """What `serve deploy cluster/serve.yaml` does, with these user_configs and args. Raises RuntimeError if it fails."""
     from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
 
-    serve.run(application(ServeArgs(**(LITTLE | args))), name=APP, route_prefix="/")
+    app = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())["applications"][0]
+    app["args"] |= LITTLE | {"front_cpus": 0, "max_replicas": 1} | args
+    configs = {"Front": front, "Scorer": scorer}
+    for deployment in app["deployments"]:
+        deployment["user_config"] = configs[deployment["name"]] or deployment["user_config"]
+    _get_global_client().deploy_apps(ServeDeploySchema(applications=[app]))
+    time.sleep(2)  # until the controller has taken it up
+    while (status := serve.status().applications[APP]).status not in ("RUNNING", "DEPLOY_FAILED"):
+        time.sleep(0.3)
+    if status.status == "DEPLOY_FAILED":
+        raise RuntimeError(status.message)
 
 
 @contextmanager
@@ -164,16 +179,12 @@ def test_a_killed_scorer_comes_back_and_costs_no_answer(url: str, picture: bytes
 def test_new_limits_and_thresholds_need_no_restart(url: str, picture: bytes) -> None:
     before = {process.pid for process in scorers()}
     band = {"real_below": 0.0, "generated_above": 0.001}
-    deploy_config(front={"max_bytes": 2048}, scorer={"max_batch_size": 2, "band": band})
+    deploy(front={"max_bytes": 2048}, scorer={"max_batch_size": 2, "band": band})
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 413)
     eventually(lambda: ask(f"{url}/v1/score", body=encoded(photo(40, 40), "JPEG")).json()["band"] == band)
     assert {process.pid for process in scorers()} == before
-    deploy_config(front={}, scorer={"max_batch_size": 4})
+    deploy()
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 200)
-
-
-def deploy_config(front: dict[str, Any], scorer: dict[str, Any]) -> None:
-    deploy(front=FrontSettings(**front), scorer=ScorerSettings(**scorer))
 
 
 def test_scales_up_under_load_and_down_again(url: str, picture: bytes) -> None:
