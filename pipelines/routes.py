@@ -209,7 +209,8 @@ def _add_state(app: FastAPI, front: Front) -> None:
 
     @app.get("/v1/model", summary="What scores now", responses={200: {"model": schemas.ModelAnswer}, **_FAILURES})
     async def model(caller: Annotated[Caller, key]) -> Response:  # noqa: ARG001
-        facts, ready = await front.facts(), (await front.readiness())[0]
+        ready, _ = await front.readiness()  # asks anew: a band may just have changed
+        facts = await front.facts()
         told = {name: getattr(facts, name) for name in schemas.ModelAnswer.model_fields if hasattr(facts, name)}
         settings = front.settings
         return JSONResponse(

@@ -236,7 +236,7 @@ def test_bodies_that_cannot_be_read_are_bad_requests(here: Service, body: bytes,
 
 
 def test_caps(here: Service, picture: bytes, limited: Any) -> None:
-    limited(max_bytes=2048, max_pixels=1000, max_request_bytes=200_000, max_items=2)
+    limited(max_bytes=4096, max_pixels=1000, max_request_bytes=200_000, max_items=2)
     one, many = f"{here.url}/v1/score", f"{here.url}/v1/score:batch"
     assert (ask(one, body=picture).status, ask(one, body=picture).code) == (413, "too_large_bytes")
     assert ask(one, body={"image": base64.b64encode(picture).decode()}).code == "too_large_bytes"
@@ -311,7 +311,7 @@ def test_the_page_and_the_documentation_ask_no_other_host(here: Service) -> None
         *("/v1/score", "/v1/score:batch", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics")
     }
     example = document["paths"]["/v1/score"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
-    assert set(example) >= set(Score.__slots__)
+    assert set(example) >= set(Score.__slots__) - {"error"}  # FastAPI leaves nulls out of examples
 
 
 def test_nothing_that_was_sent_is_logged(here: Service, caplog: pytest.LogCaptureFixture) -> None:

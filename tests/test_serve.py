@@ -53,7 +53,7 @@ def picture() -> bytes:
 
 
 def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None = None, **args: Any) -> None:
-    """What `serve deploy cluster/serve.yaml` does, with these user_configs and args. Raises RuntimeError if it fails."""
+    """What `serve deploy cluster/serve.yaml` does, with these changes. Raises RuntimeError where it fails."""
     from ray import serve
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
@@ -179,7 +179,7 @@ def test_a_killed_scorer_comes_back_and_costs_no_answer(url: str, picture: bytes
 def test_new_limits_and_thresholds_need_no_restart(url: str, picture: bytes) -> None:
     before = {process.pid for process in scorers()}
     band = {"real_below": 0.0, "generated_above": 0.001}
-    deploy(front={"max_bytes": 2048}, scorer={"max_batch_size": 2, "band": band})
+    deploy(front={"max_bytes": 4096}, scorer={"max_batch_size": 2, "band": band})
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 413)
     eventually(lambda: ask(f"{url}/v1/score", body=encoded(photo(40, 40), "JPEG")).json()["band"] == band)
     assert {process.pid for process in scorers()} == before
