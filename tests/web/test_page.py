@@ -106,7 +106,8 @@ def overlapping(page: Any) -> list[str]:
           const wrong = [];
           if (document.documentElement.scrollWidth > window.innerWidth) wrong.push("the page scrolls sideways");
           const seen = [...document.querySelectorAll("h1,h2,h3,p,li,dt,dd,label,summary,.band-words span")]
-            .filter((one) => one.offsetParent && !one.closest(".out-of-sight") && !one.querySelector("label,p,li"));
+            .filter((one) => one.checkVisibility() && !one.closest(".out-of-sight"))
+            .filter((one) => !one.querySelector("label,p,li"));
           const boxes = seen.map((one) => [one, one.getBoundingClientRect()])
             .filter(([, box]) => box.width && box.height);
           for (const [i, [a, x]] of boxes.entries()) {
