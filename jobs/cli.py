@@ -12,6 +12,8 @@ from jobs.evaluate import evaluate
 from jobs.explain import explain
 from jobs.models import models
 from jobs.report import report
+from jobs.drift import drift
+from jobs.serve import serve
 from jobs.train import train
 from radet.errors import RadetError
 
@@ -31,6 +33,8 @@ app.command()(explain)
 app.command()(calibrate)
 app.command()(report)
 app.command()(analyze)
+app.command()(serve)
+app.command()(drift)
 
 
 @app.command()

@@ -32,18 +32,28 @@ def stage(ledger: Ledger, run: str, table: pa.Table) -> dict[str, Any]:
     }
 
 
-def read_scores(out: str, *, columns: list[str] | None = None, history: bool = False, verify: bool = False) -> pa.Table:
+def read_scores(
+    out: str,
+    *,
+    columns: list[str] | None = None,
+    history: bool = False,
+    verify: bool = False,
+    run: str | None = None,
+) -> pa.Table:
     """The committed rows of an output: for each input and model the latest one, or with `history` all of them.
 
-    Only parts that a manifest lists are read. `verify` compares their checksums first.
+    Only parts that a manifest lists are read. `verify` compares their checksums first; `run` takes that
+    run's alone.
 
     Raises:
         ConfigError: no committed run, or (with `verify`) a part that is not what its manifest says.
     """
     folder = open_folder(out)
     manifests = list(Ledger(folder, model_id="", rescore=False).manifests())
+    if run is not None:
+        manifests = [manifest for manifest in manifests if manifest["run"] == run]
     if not manifests:
-        raise ConfigError(f"no committed run in {out}")
+        raise ConfigError(f"no committed run {run or ''} in {out}".replace("  ", " "))
     wanted = None if columns is None else list(dict.fromkeys([*columns, "id", "uri", "model_id"]))
     tables = [SCORE.empty_table() if wanted is None else SCORE.empty_table().select(wanted)]
     for part in (part for manifest in manifests for part in manifest["parts"]):

@@ -68,6 +68,10 @@ class S3Server:
         return f"s3://{self.bucket}/{path}"
 
 
+def free_port() -> int:
+    return _free_ports(1)[0]
+
+
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -1,0 +1,130 @@
+"""The endpoint under load, against the bare scorer on the same cores.
+
+python -m benchmarks.serving IMAGES --url http://127.0.0.1:8000 [--model radet-lite] [--seconds 30] [--name NAME]
+
+Start the service first (`radet serve --replicas 2`), so that what is measured is what users run.
+
+    bare         one process per core: read, decode, evidence, and nothing else (benchmarks.throughput)
+    saturated    closed loop, enough clients to keep every scorer busy: images/s, and its share of `bare`
+    open loop    requests at fixed times, at 50, 80 and 150 % of `saturated`: latencies of what was accepted, counted
+                 from the time at which a request was due (not from when a slow client got to it), and refusals
+
+The client is one asyncio process on the same machine: its share of the cores is part of what is measured.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from benchmarks.machine import save
+from benchmarks.throughput import CORES, bare
+from pipelines.items import has_image_suffix
+
+_LOADS = (0.5, 0.8, 1.5)
+_COUNT = 256  # images that are sent round and round
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
+    """The status; 0 where there was no answer."""
+    try:
+        async with session.post(f"{url}/v1/score", data=body) as answer:
+            await answer.read()
+            return answer.status
+    except aiohttp.ClientError:
+        return 0
+
+
+async def saturate(url: str, bodies: list[bytes], seconds: float, clients: int) -> dict[str, Any]:
+    """Images a second of so many clients that never pause, refusals tried again at once."""
+    counts: Counter[int] = Counter()
+    end = time.perf_counter() + seconds
+    source = itertools.cycle(bodies)
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        while time.perf_counter() < end:
+            counts[await post(session, url, next(source))] += 1
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        begun = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        spent = time.perf_counter() - begun
+    return {"images_per_s": counts[200] / spent, "clients": clients, "statuses": dict(counts)}
+
+
+async def open_loop(url: str, bodies: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
+    """Poisson arrivals at `rate`; nothing waits for anything."""
+    rng = np.random.default_rng(1)
+    due = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    counts: Counter[int] = Counter()
+    accepted: list[float] = []
+    refused: list[float] = []
+
+    async def one(session: aiohttp.ClientSession, when: float, body: bytes) -> None:
+        status = await post(session, url, body)
+        counts[status] += 1
+        spent = time.perf_counter() - when
+        (accepted if status == 200 else refused).append(spent)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        begun = time.perf_counter()
+        tasks = []
+        for offset, body in zip(due, itertools.cycle(bodies), strict=False):
+            await asyncio.sleep(max(0.0, begun + offset - time.perf_counter()))
+            tasks.append(asyncio.create_task(one(session, begun + offset, body)))
+        await asyncio.gather(*tasks)
+        spent = time.perf_counter() - begun
+    return {
+        "rate_per_s": rate,
+        "accepted_per_s": counts[200] / spent,
+        "statuses": {str(status): count for status, count in sorted(counts.items())},
+        "accepted_ms": percentiles(accepted),
+        "refused_ms": percentiles(refused),
+    }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float] | None:
+    if not seconds:
+        return None
+    values = np.percentile(np.array(seconds) * 1000, [50, 90, 99])
+    return {name: round(float(value), 1) for name, value in zip(("p50", "p90", "p99"), values, strict=True)}
+
+
+async def run(url: str, bodies: list[bytes], seconds: float, clients: int) -> dict[str, Any]:
+    await saturate(url, bodies, min(5.0, seconds), clients)  # every process has seen its first picture
+    top = await saturate(url, bodies, seconds, clients)
+    loads = [await open_loop(url, bodies, share * top["images_per_s"], seconds) for share in _LOADS]
+    return {"saturated": top, "open_loop": dict(zip(map(str, _LOADS), loads, strict=True))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", default="radet-lite")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--clients", type=int, default=6 * CORES)
+    parser.add_argument("--name", help="write benchmarks/results/NAME.json")
+    asked = parser.parse_args()
+    files = sorted(path for path in asked.images.rglob("*") if has_image_suffix(path.name))[:_COUNT]
+    bodies = [path.read_bytes() for path in files]
+    alone = bare(files, asked.model)
+    found = asyncio.run(run(asked.url, bodies, asked.seconds, asked.clients))
+    found |= {"bare_images_per_s": alone, "share_of_bare": found["saturated"]["images_per_s"] / alone}
+    accepted = {load: result["accepted_ms"] for load, result in found["open_loop"].items()}
+    if accepted["0.8"] and accepted["1.5"]:
+        found["p99_at_150_over_80"] = accepted["1.5"]["p99"] / accepted["0.8"]["p99"]
+    print(json.dumps(found, indent=1))
+    if asked.name:
+        save(asked.name, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`radet drift`: have scores shifted between two scoring runs?"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def drift(
+    earlier: Annotated[str, typer.Argument(metavar="A", help="The reference: an output, or OUT/_runs/RUN.json.")],
+    later: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+) -> None:
+    """Compare the scores of two outputs, or of two nights of one.
+
+    PSI below 0.1: nothing happened; above 0.25 (and no accident of few pictures): look at the pictures, or at what
+    delivers them. It does not say which of them changed, nor that any score is wrong.
+
+    [bold]Examples[/bold]
+
+      radet drift scores-may/ scores-june/
+
+      radet drift scores/_runs/20261120T0200Z-a1b2c3.json scores/_runs/20261121T0200Z-d4e5f6.json
+
+    [bold]Exit codes[/bold]: 0 no notable shift; 1 a notable one; 2 the request cannot work.
+    """
+    from pipelines.compare import compare
+
+    found = compare(earlier, later)
+    console = Console(highlight=False)
+    console.print(f"model {found.model_id}: {found.rows[0]:,} rows, then {found.rows[1]:,}")
+    table = Table("value", *(f"{word}" for word in ("pictures", "median", "PSI", "KS", "by chance", "")))
+    for shift in found.shifts:
+        table.add_row(
+            shift.value,
+            f"{shift.earlier:,} -> {shift.later:,}",
+            f"{shift.median_earlier:.3g} -> {shift.median_later:.3g}",
+            f"{shift.psi:.3f}",
+            f"{shift.ks:.3f}",
+            f"{shift.chance:.2g}",
+            "shifted" if shift.notable else "",
+        )
+    console.print(table)
+    for word, shares in (("verdicts", found.verdicts), ("statuses", found.statuses)):
+        told = ", ".join(f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items())
+        console.print(f"{word}: {told or 'none'}", soft_wrap=True)
+    if found.notable:
+        raise typer.Exit(1)

@@ -1,0 +1,78 @@
+"""`radet serve`: the detector behind an HTTP endpoint, with a page."""
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.spans import span
+from radet.config import DetectorConfig, resolve
+from radet.errors import ConfigError
+
+#: What an operator sets in his shell, and every replica has to know.
+_PASSED_ON = ("RADET_API_KEYS", "RADET_API_KEYS_FILE", "RADET_HTTP_TRUSTED", "RADET_WEIGHTS")
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+    ] = "radet-lite",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network interface.")] = "127.0.0.1",
+    replicas: Annotated[str, typer.Option(help="Scorers: a number, or LEAST:MOST to scale with the load.")] = "1",
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each scorer.")] = False,
+    allow_url: Annotated[bool, typer.Option("--allow-url", help="Read http(s) urls, from public addresses only.")] = (
+        False
+    ),
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+) -> None:
+    """Answer over HTTP, until stopped: POST /v1/score, a page at /, documentation at /docs.
+
+    API keys: RADET_API_KEYS or RADET_API_KEYS_FILE, with NAME:SHA256[:IMAGES_PER_MINUTE] entries. For a cluster that
+    outlives this command, use `serve deploy cluster/serve.yaml`. docs/serving.md tells the rest.
+
+    [bold]Examples[/bold]
+
+      radet serve --model radet-lite --replicas 1:2
+
+      curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/score
+    """
+    from pipelines.access import Doorkeeper
+    from pipelines.cluster import connected
+    from pipelines.serve import ServeArgs, problems, start, stop
+
+    folder = resolve(model)  # a wrong name or config is told before anything starts
+    DetectorConfig.read(folder)
+    if address is None:
+        Doorkeeper()  # and so is a list of keys that cannot be read
+    console = Console(stderr=True, highlight=False)
+    least, most = span("--replicas", replicas)
+    args = ServeArgs(
+        model=model if model.startswith("hf://") or address else str(folder.absolute()),
+        allow_url=allow_url,
+        min_replicas=least,
+        max_replicas=most,
+        gpus=1.0 if gpus else 0.0,
+        env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+    )
+    stopped = threading.Event()
+    with connected(address):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        console.print(f"Starting {model} ...")
+        try:
+            start(args, host=host, port=port)
+        except RuntimeError as error:
+            told = [f"{problem.code}: {problem.message}" for problem in problems()]
+            raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
+        else:
+            if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
+                console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")
+            console.print(f"Ready: http://{host}:{port}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True)
+            stopped.wait()
+            console.print("Stopping: requests under way are finished ...")
+        finally:
+            stop()

@@ -1,0 +1,239 @@
+"use strict";
+// The page: pictures in, /v1/explain, a card for each. No library, no request to another host.
+
+const form = document.getElementById("form");
+const input = document.getElementById("files");
+const drop = document.getElementById("drop");
+const keyBox = document.getElementById("key-box");
+const key = document.getElementById("key");
+const results = document.getElementById("results");
+const status = document.getElementById("status");
+const template = document.getElementById("card");
+
+const WORDS = {real: "Looks real", uncertain: "Uncertain", generated: "Looks generated"};
+const BRANCHES = {
+  semantic: "what it shows",
+  discrepancy: "how its view drifts",
+  lowlevel: "pixel-level traces",
+};
+const TRIES = 4;
+let waiting = Promise.resolve(); // one picture at a time: the service is there for others, too
+let cards = 0;
+
+const percent = (share) => `${Math.round(share * 100)} %`;
+const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+
+function headers(more) {
+  return key.value ? {...more, Authorization: `Bearer ${key.value.trim()}`} : more;
+}
+
+async function showModel() {
+  const line = document.getElementById("model");
+  try {
+    const answer = await fetch("v1/model", {headers: headers({})});
+    if (answer.status === 401) {
+      keyBox.open = true;
+      line.textContent = "This service wants an API key.";
+      return;
+    }
+    const model = await answer.json();
+    if (!answer.ok) throw new Error(model.error.message);
+    line.textContent = `${model.name}, model ${model.model_id}. ${model.description}`;
+  } catch (error) {
+    line.textContent = `The detector does not answer: ${error.message}`;
+  }
+}
+
+async function explain(file) {
+  for (let attempt = 1; ; attempt += 1) {
+    const answer = await fetch("v1/explain?images=true&side=448", {
+      method: "POST",
+      headers: headers({"Content-Type": "application/octet-stream", Accept: "application/json"}),
+      body: file,
+    });
+    const told = await answer.json().catch(() => null);
+    if (answer.ok && told) return told;
+    if (answer.status === 401) keyBox.open = true;
+    if ([429, 503].includes(answer.status) && attempt < TRIES) {
+      await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, 10));
+      continue;
+    }
+    const error = told && told.error;
+    throw new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
+  }
+}
+
+function add(list, name, value) {
+  const term = document.createElement("dt");
+  const text = document.createElement("dd");
+  term.textContent = name;
+  text.textContent = value;
+  list.append(term, text);
+}
+
+function showBand(card, p, band) {
+  const box = card.querySelector(".band-box");
+  if (p === null || !band) {
+    box.hidden = true;
+    return;
+  }
+  box.hidden = false;
+  const widths = [band.real_below, band.generated_above - band.real_below, 1 - band.generated_above];
+  card.querySelectorAll(".zone").forEach((zone, index) => { zone.style.flexGrow = Math.max(widths[index], 0.001); });
+  card.querySelectorAll(".band-words span").forEach((word, index) => {
+    word.style.flexGrow = Math.max(widths[index], 0.001);
+    word.hidden = widths[index] < 0.08;
+  });
+  card.querySelector(".needle").style.left = `${p * 100}%`;
+  card.querySelector(".band").setAttribute(
+    "aria-label",
+    `Probability of generation ${p.toFixed(2)} on a scale from 0 to 1: real below ${band.real_below.toFixed(2)}, `
+      + `generated above ${band.generated_above.toFixed(2)}.`,
+  );
+}
+
+function showBranches(card, contributions, bias) {
+  const names = Object.keys(contributions);
+  const several = names.length > 1;
+  card.querySelector(".branches-title").hidden = card.querySelector(".branches").hidden = !several;
+  if (!several) return;
+  const list = card.querySelector(".branches");
+  list.replaceChildren();
+  const most = Math.max(...Object.values(contributions).map(Math.abs), 0.01);
+  for (const name of names) {
+    const value = contributions[name];
+    const term = document.createElement("dt");
+    const number = document.createElement("dd");
+    const bar = document.createElement("span");
+    term.textContent = BRANCHES[name] || name;
+    number.textContent = `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)} `;
+    bar.className = value >= 0 ? "bar bar-generated" : "bar bar-real";
+    bar.style.width = `${(Math.abs(value) / most) * 5}rem`;
+    number.append(bar);
+    list.append(term, number);
+  }
+  add(list, "constant", `${bias >= 0 ? "+" : "−"}${Math.abs(bias).toFixed(2)}`);
+}
+
+function showPicture(card, told, name) {
+  const crop = card.querySelector(".crop");
+  const heat = card.querySelector(".heat");
+  const range = card.querySelector(".heat-range");
+  crop.src = told.images.crop;
+  crop.alt = `What the detector looked at: the centre of ${name}`;
+  card.querySelector(".slider").hidden = heat.hidden = !told.images.heat;
+  if (!told.images.heat) return;
+  heat.src = told.images.heat;
+  range.id = `heat-${cards}`;
+  card.querySelector(".heat-label").htmlFor = range.id;
+  const turn = () => {
+    heat.style.opacity = range.value / 100;
+    range.setAttribute("aria-valuetext", `${range.value} % heat map`);
+  };
+  range.addEventListener("input", turn);
+  turn();
+}
+
+function showFound(card, told, name) {
+  const {score, band, percentile} = told;
+  card.dataset.state = score.verdict || "uncalibrated";
+  card.querySelector(".verdict").textContent = WORDS[score.verdict] || "Not calibrated";
+  card.querySelector(".summary").textContent = score.p_generated === null
+    ? `This detector gives no probability; its logit is ${score.logit.toFixed(2)}.`
+    : `Probability of generation ${score.p_generated.toFixed(2)}, at even odds of real and generated.`;
+  showBand(card, score.p_generated, band);
+  showPicture(card, told, name);
+  const sentences = card.querySelector(".sentences");
+  sentences.replaceChildren(...told.sentences.map((sentence) => {
+    const item = document.createElement("li");
+    item.textContent = sentence;
+    return item;
+  }));
+  card.querySelector(".drift-title").hidden = card.querySelector(".drift").hidden = percentile === null;
+  if (percentile !== null) {
+    card.querySelector(".drift").textContent = `Percentile ${Math.round(percentile * 100)}: `
+      + `${percent(percentile)} of the real reference pictures drift less.`;
+  }
+  showBranches(card, told.contributions, told.bias);
+  const facts = card.querySelector(".facts-list");
+  facts.replaceChildren();
+  add(facts, "Picture", `${score.width} × ${score.height} ${score.format}, ${score.bytes.toLocaleString("en")} bytes`);
+  add(facts, "SHA-256", score.sha256);
+  add(facts, "Model", score.model_id);
+  if (band) {
+    add(facts, "Thresholds", `real below ${band.real_below.toFixed(3)}, generated above ${band.generated_above.toFixed(3)}`);
+  }
+  add(facts, "Request", told.request_id);
+  card.querySelector(".found").hidden = false;
+}
+
+function showError(card, error) {
+  card.dataset.state = "error";
+  card.querySelector(".verdict").textContent = "No score";
+  card.querySelector(".summary").textContent = error.message;
+  card.querySelector(".again").hidden = false;
+}
+
+async function work(card, file, name) {
+  card.dataset.state = "busy";
+  card.setAttribute("aria-busy", "true");
+  card.querySelector(".verdict").textContent = "Looking ...";
+  card.querySelector(".summary").textContent = "";
+  card.querySelector(".again").hidden = true;
+  status.textContent = `Looking at ${name}.`;
+  try {
+    showFound(card, await explain(file), name);
+  } catch (error) {
+    showError(card, error instanceof TypeError ? new Error("The service cannot be reached.") : error);
+  }
+  card.removeAttribute("aria-busy");
+  status.textContent = `${name}: ${card.querySelector(".verdict").textContent}. `
+    + card.querySelector(".summary").textContent;
+}
+
+function take(files) {
+  for (const file of files) {
+    cards += 1;
+    const card = template.content.firstElementChild.cloneNode(true);
+    const name = file.name || `pasted picture ${cards}`;
+    const title = card.querySelector(".name");
+    title.textContent = name;
+    title.id = `card-${cards}`;
+    card.setAttribute("aria-labelledby", title.id);
+    card.dataset.state = "waiting";
+    card.querySelector(".verdict").textContent = "Waiting ...";
+    const queue = () => { waiting = waiting.then(() => work(card, file, name)); };
+    card.querySelector(".again").addEventListener("click", queue);
+    results.prepend(card);
+    queue();
+  }
+}
+
+input.addEventListener("change", () => {
+  take([...input.files]);
+  input.value = ""; // the same file may be chosen again
+});
+form.addEventListener("submit", (event) => event.preventDefault());
+key.addEventListener("change", showModel);
+document.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  if (files.length) {
+    event.preventDefault();
+    take(files);
+  }
+});
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+}
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  take([...event.dataTransfer.files]);
+});
+showModel();

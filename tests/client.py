@@ -1,0 +1,37 @@
+"""A small HTTP client for tests: status, headers and body, whatever the status."""
+
+import json
+from typing import Any, NamedTuple
+
+import urllib3
+
+_POOL = urllib3.PoolManager(maxsize=64, retries=False, timeout=urllib3.Timeout(connect=10, read=120))
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.json()["error"]["code"])
+
+
+def ask(url: str, *, method: str = "POST", body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+    """`body`: bytes as they are, anything else as JSON."""
+    headers = dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        body, headers = json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    found = _POOL.request(method, url, body=body, headers=headers)
+    return Answer(found.status, {name.lower(): value for name, value in found.headers.items()}, found.data)
+
+
+def form(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, dict[str, str]]:
+    """A multipart body of (field, file name or None, content), and its header."""
+    fields = [(name, content if file is None else (file, content)) for name, file, content in parts]
+    body, kind = urllib3.encode_multipart_formdata(fields)
+    return body, {"Content-Type": kind}

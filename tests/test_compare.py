@@ -1,0 +1,98 @@
+"""`radet drift`: two outputs, or two runs of one, side by side."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.compare import compare
+from pipelines.schema import SCORE
+from radet.errors import ConfigError
+
+from .test_cli import radet
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Commits a run of `p` to an output, as a scoring run does."""
+
+    def one(out: str, run: str, p: np.ndarray, model: str = "m1", broken: int = 0) -> str:
+        folder = tmp_path / out
+        for name in ("parts", "_runs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "id": f"{run}-{number}",
+                "uri": f"{run}-{number}",
+                "status": "ok",
+                "logit": float(np.log(value / (1 - value))),
+                "p_generated": float(value),
+                "verdict": "generated" if value > 0.7 else "real" if value < 0.2 else "uncertain",
+                "drift_cosine": float(value) / 5,
+                "model_id": model,
+                "scored_at": datetime.now(UTC),
+            }
+            for number, value in enumerate(p)
+        ]
+        rows += [
+            {"id": f"b{n}", "uri": f"b{n}", "status": "truncated", "model_id": model, "scored_at": datetime.now(UTC)}
+            for n in range(broken)
+        ]
+        name = f"parts/{run}-00000.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCORE), folder / name)
+        part = {"name": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+        manifest = folder / "_runs" / f"{run}.json"
+        manifest.write_text(json.dumps({"run": run, "parts": [part]}))
+        return str(manifest)
+
+    return one
+
+
+def test_the_same_pictures_have_not_shifted(write: Write, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    write("a", "r1", rng.beta(2, 5, 900))
+    write("b", "r2", rng.beta(2, 5, 700), broken=7)
+    found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not found.notable
+    assert found.rows == (900, 707)
+    assert [shift.value for shift in found.shifts] == ["p_generated", "logit", "drift_cosine"]
+    assert found.statuses["truncated"] == (0.0, pytest.approx(7 / 707))
+    assert sum(a for a, _ in found.verdicts.values()) == pytest.approx(1)
+
+
+def test_other_pictures_have(write: Write) -> None:
+    rng = np.random.default_rng(1)
+    monday, tuesday = write("a", "r1", rng.beta(2, 5, 900)), write("a", "r2", rng.beta(5, 2, 900))
+    found = compare(monday, tuesday)
+    assert found.notable
+    assert found.rows == (900, 900)
+    assert found.shifts[0].psi > 1
+    assert found.shifts[0].median_earlier < found.shifts[0].median_later
+    done = radet("drift", monday, tuesday)
+    assert (done.returncode, "shifted" in done.stdout) == (1, True), done.stderr
+    assert radet("drift", monday, monday).returncode == 0
+
+
+def test_few_pictures_are_no_shift(write: Write) -> None:
+    rng = np.random.default_rng(3)
+    one, two = write("a", "r1", rng.beta(2, 5, 8)), write("a", "r2", rng.beta(2, 5, 8))
+    assert not compare(one, two).notable
+
+
+def test_scores_of_different_models_are_not_compared(write: Write, tmp_path: Path) -> None:
+    p = np.random.default_rng(1).beta(2, 5, 50)
+    one, two = write("a", "r1", p), write("b", "r2", p, model="m2")
+    with pytest.raises(ConfigError, match="no model in common"):
+        compare(one, two)
+    write("b", "r3", p)
+    assert compare(one, str(tmp_path / "b")).model_id == "m1"
+    with pytest.raises(ConfigError, match="no committed run"):
+        compare(str(tmp_path / "a" / "_runs" / "r9.json"), two)

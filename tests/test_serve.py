@@ -1,0 +1,247 @@
+"""The service on real Ray Serve, over real HTTP: parity, refusals, scaling, kills, rollouts."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.score import ScoreJob, Watcher
+from pipelines.score import score as run
+from pipelines.serve import APP, ServeArgs, problems, start, stop
+from pipelines.sink import read_scores
+from radet import Detector
+
+from .bad_inputs import encoded, photo
+from .client import Answer, ask
+from .conftest import free_port
+from .contract.test_golden_scores import images as golden_images
+from .test_routes import EVIDENCE
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parent.parent
+BUNDLED = ROOT / "radet" / "weights" / "radet-lite"
+LITTLE = {"cpus": 0.2, "upscale_delay_s": 1.0, "downscale_delay_s": 2.0}
+
+
+@pytest.fixture(scope="module")
+def url(ray_session: None) -> Iterator[str]:
+    port = free_port()
+    start(ServeArgs(**LITTLE), host="127.0.0.1", port=port)
+    deploy()  # the same again, from the file
+    yield f"http://127.0.0.1:{port}"
+    stop()
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    return encoded(photo(), "JPEG", quality=90)
+
+
+def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None = None, **args: Any) -> None:
+    """What `serve deploy cluster/serve.yaml` does, with these changes. Raises RuntimeError where it fails."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    app = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())["applications"][0]
+    app["args"] |= LITTLE | {"front_cpus": 0, "max_replicas": 1} | args
+    configs = {"Front": front, "Scorer": scorer}
+    for deployment in app["deployments"]:
+        deployment["user_config"] = configs[deployment["name"]] or deployment["user_config"]
+    _get_global_client().deploy_apps(ServeDeploySchema(applications=[app]))
+    time.sleep(2)  # until the controller has taken it up
+    while (status := serve.status().applications[APP]).status not in ("RUNNING", "DEPLOY_FAILED"):
+        time.sleep(0.3)
+    if status.status == "DEPLOY_FAILED":
+        raise RuntimeError(status.message)
+
+
+@contextmanager
+def load(url: str, body: bytes, workers: int) -> Iterator[list[Answer]]:
+    """Requests without a pause by so many clients, while the block runs."""
+    answers: list[Answer] = []
+    done = Event()
+
+    def client() -> None:
+        while not done.is_set():
+            answers.append(ask(f"{url}/v1/score", body=body))
+
+    threads = [Thread(target=client) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+def scorers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("ServeReplica" in part and "Scorer" in part for part in process.cmdline())
+    ]
+
+
+def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parquet(url: str, tmp_path: Path) -> None:
+    pictures = golden_images()
+    golden = json.loads((Path(__file__).parent / "contract" / "golden_scores.json").read_text())["radet-lite"][
+        "scores"
+    ]["scores"]
+    for name, data in pictures.items():
+        (tmp_path / "src").mkdir(exist_ok=True)
+        (tmp_path / "src" / name).write_bytes(data)
+    run(ScoreJob(src=str(tmp_path / "src"), out=str(tmp_path / "out")), Watcher())
+    rows = {Path(row["id"]).name: row for row in read_scores(str(tmp_path / "out")).to_pylist()}
+    with ThreadPoolExecutor(6) as pool:
+        single = list(pool.map(lambda data: ask(f"{url}/v1/score", body=data), pictures.values()))
+    items = [{"image": base64.b64encode(data).decode(), "external_id": name} for name, data in pictures.items()]
+    with load(url, pictures["rocket.jpg"], workers=3):
+        batch = ask(f"{url}/v1/score:batch", body={"items": items}).json()["items"]
+    for (name, _), alone, item in zip(pictures.items(), single, batch, strict=True):
+        assert alone.status == 200, alone.body
+        assert item["error"] is None, item
+        for field in EVIDENCE:
+            expected = golden[name][field]
+            for told in (alone.json()[field], item["result"][field], rows[name][field]):
+                assert told == pytest.approx(expected, abs=1e-5), (name, field)
+        assert alone.json()["model_id"] == rows[name]["model_id"]
+
+
+def test_originals_score_as_the_detector_does(url: str, originals: Path) -> None:
+    files = sorted(path for path in originals.rglob("*") if path.suffix in {".jpg", ".jpeg", ".png", ".webp"})[::40][
+        :16
+    ]
+    expected = Detector.from_pretrained("radet-lite").score(files)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda path: ask(f"{url}/v1/score", body=path.read_bytes()).json(), files))
+    for answer, score in zip(found, expected, strict=True):
+        assert answer["sha256"] == score.sha256
+        for field in EVIDENCE:
+            assert answer[field] == pytest.approx(getattr(score, field), abs=1e-5)
+
+
+def test_overload_is_refused_at_once_and_nothing_else_fails(url: str, picture: bytes) -> None:
+    with load(url, picture, workers=40) as answers:
+        time.sleep(15)
+    counts = Counter(answer.status for answer in answers)
+    assert set(counts) <= {200, 503}, counts
+    assert counts[200] > 0
+    assert counts[503] > 0
+    for answer in answers:
+        if answer.status == 503:
+            assert answer.code == "overloaded"
+            assert int(answer.headers["retry-after"]) >= 1
+    waits = [answer.json()["timings"]["queue_ms"] for answer in answers if answer.status == 200]
+    batches = ask(f"{url}/metrics", method="GET").body.decode()
+    assert max(waits) < 30_000
+    assert 'radet_requests_total{code="overloaded",route="/v1/score"}' in batches
+
+
+def test_a_killed_scorer_comes_back_and_costs_no_answer(url: str, picture: bytes) -> None:
+    with load(url, picture, workers=3) as answers:
+        eventually(lambda: len(answers) > 5)
+        (victim,) = scorers()
+        os.kill(victim.pid, signal.SIGKILL)
+        before = len(answers)
+        eventually(lambda: sum(answer.status == 200 for answer in answers[before:]) > 10, 180)
+    counts = Counter(answer.status for answer in answers)
+    # In flight: tried again. Until a new scorer runs: waiting, then refused. Never anything else.
+    assert set(counts) <= {200, 503}, counts
+    assert all(answer.code in {"overloaded", "not_ready"} for answer in answers if answer.status == 503)
+    eventually(lambda: ask(f"{url}/readyz", method="GET").status == 200)
+
+
+def test_new_limits_and_thresholds_need_no_restart(url: str, picture: bytes) -> None:
+    before = {process.pid for process in scorers()}
+    band = {"real_below": 0.0, "generated_above": 0.001}
+    deploy(front={"max_bytes": 4096}, scorer={"max_batch_size": 2, "band": band})
+    eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 413)
+    eventually(lambda: ask(f"{url}/v1/score", body=encoded(photo(40, 40), "JPEG")).json()["band"] == band)
+    assert {process.pid for process in scorers()} == before
+    deploy()
+    eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 200)
+
+
+def test_scales_up_under_load_and_down_again(url: str, picture: bytes) -> None:
+    deploy(min_replicas=1, max_replicas=2)
+    eventually(lambda: len(scorers()) == 1)
+    with load(url, picture, workers=16) as answers:
+        eventually(lambda: len(scorers()) == 2, 180)
+        eventually(lambda: b'radet_replicas{kind="scorer"} 2.0' in ask(f"{url}/metrics", method="GET").body)
+    eventually(lambda: len(scorers()) == 1, 180)
+    assert {answer.status for answer in answers} <= {200, 503}
+
+
+def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(url: str, picture: bytes, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(BUNDLED, other)
+    config = json.loads((other / "config.json").read_text())
+    config["verdict"] |= {"real_below": 0.0, "generated_above": 0.5}
+    (other / "config.json").write_text(json.dumps(config))
+    old = ask(f"{url}/v1/model", method="GET").json()["model_id"]
+    with load(url, picture, workers=2) as answers:
+        eventually(lambda: len(answers) > 5)
+        deploy(model=str(other))
+        eventually(lambda: answers[-1].json()["model_id"] != old)
+        time.sleep(3)
+    assert Counter(answer.status for answer in answers) == {200: len(answers)}
+    ids = [answer.json()["model_id"] for answer in answers]
+    assert set(ids) == {old, ask(f"{url}/v1/model", method="GET").json()["model_id"]}
+
+
+def test_a_broken_checkpoint_never_takes_over(url: str, picture: bytes, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(BUNDLED, broken)
+    golden = json.loads((broken / "golden.json").read_text())
+    golden["logit"] = [value + 1 for value in golden["logit"]]
+    (broken / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(RuntimeError), load(url, picture, workers=1) as answers:
+        deploy(model=str(broken))
+    assert {answer.status for answer in answers} == {200}
+    assert "numeric_selftest_failed" in {problem.code for problem in problems()}
+    assert ask(f"{url}/readyz", method="GET").status == 200
+    deploy()
+
+
+def test_readiness_says_what_is_missing(ray_session: None, tmp_path: Path) -> None:
+    from ray import serve
+
+    stop()
+    broken = tmp_path / "broken"
+    shutil.copytree(BUNDLED, broken)
+    (broken / "model.safetensors").write_bytes(b"no tensors")
+    port = free_port()
+    with pytest.raises(RuntimeError):
+        start(ServeArgs(model=str(broken), **LITTLE), host="127.0.0.1", port=port)
+    url = f"http://127.0.0.1:{port}"
+    told = ask(f"{url}/readyz", method="GET")
+    assert told.status == 503
+    assert "weights_mismatch" in told.json()["checks"]["weights"]["detail"]
+    refused = ask(f"{url}/v1/score", body=encoded(Image.new("RGB", (64, 64)), "PNG"))
+    assert (refused.status, refused.code) == (503, "not_ready")
+    serve.shutdown()

@@ -1,0 +1,251 @@
+"""The page, driven in a real Chromium: what a person sees, on a screen and on a phone, and with a keyboard alone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..bad_inputs import encoded, photo
+from ..service import Service, service
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+SIZES = {"screen": (1280, 900), "phone": (390, 844)}
+WAIT_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Service]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    with service() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def browser(here: Service) -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots go: RADET_SHOTS, for whoever wants to look at them."""
+    folder = Path(os.environ.get("RADET_SHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(params=sorted(SIZES))
+def page(browser: Any, here: Service, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page at one size; a request to another host, a script error or a breach of the policy fails the test."""
+    width, height = SIZES[request.param]
+    context = browser.new_context(viewport={"width": width, "height": height})
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
+    opened.on("request", lambda asked: wrong.append(asked.url) if _outside(asked.url, here.url) else None)
+    opened.set_default_timeout(WAIT_MS)
+    opened.goto(here.url)
+    opened.size = request.param
+    yield opened
+    context.close()
+    assert not wrong
+
+
+def _outside(url: str, here: str) -> bool:
+    return not url.startswith((f"{here}/", "data:", "blob:"))
+
+
+@pytest.fixture(scope="module")
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A photograph and a generated picture as delivered; where the folder is not there, a photograph twice."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "originals"
+    if folder.is_dir():
+        suffixes = {".jpg", ".jpeg", ".png", ".webp"}
+        found = {
+            kind: sorted(path for path in (folder / kind).rglob("*") if path.suffix.lower() in suffixes)
+            for kind in ("bsds500", "dalle3_gyum")
+        }
+        if all(found.values()):
+            return [found["bsds500"][0], found["dalle3_gyum"][0]]
+    made = tmp_path_factory.mktemp("two")
+    for name in ("photograph.jpg", "another.jpg"):
+        (made / name).write_bytes(encoded(photo(), "JPEG"))
+    return [made / "photograph.jpg", made / "another.jpg"]
+
+
+def finished(page: Any, count: int) -> Any:
+    """The cards, newest first, once none of them is being worked on."""
+    cards = page.locator("article.card")
+    playwright.expect(cards).to_have_count(count, timeout=WAIT_MS)
+    playwright.expect(page.locator("article.card:is([data-state=waiting], [data-state=busy])")).to_have_count(
+        0, timeout=WAIT_MS
+    )
+    return cards
+
+
+def overlapping(page: Any) -> list[str]:
+    """Texts of the page that lie over one another or stick out of it."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const wrong = [];
+          if (document.documentElement.scrollWidth > window.innerWidth) wrong.push("the page scrolls sideways");
+          const seen = [...document.querySelectorAll("h1,h2,h3,p,li,dt,dd,label,summary,.band-words span")]
+            .filter((one) => one.checkVisibility() && !one.closest(".out-of-sight"))
+            .filter((one) => !one.querySelector("label,p,li"));
+          const boxes = seen.map((one) => [one, one.getBoundingClientRect()])
+            .filter(([, box]) => box.width && box.height);
+          for (const [i, [a, x]] of boxes.entries()) {
+            if (x.left < -1 || x.right > window.innerWidth + 1) wrong.push(`sticks out: ${a.textContent.trim()}`);
+            for (const [b, y] of boxes.slice(i + 1)) {
+              if (a.contains(b) || b.contains(a)) continue;
+              const over = Math.min(x.right, y.right) - Math.max(x.left, y.left) > 2
+                && Math.min(x.bottom, y.bottom) - Math.max(x.top, y.top) > 2;
+              if (over) wrong.push(`${a.textContent.trim()} | ${b.textContent.trim()}`);
+            }
+          }
+          return wrong;
+        }"""
+    )
+    return found
+
+
+def violations(page: Any) -> list[tuple[str, list[str]]]:
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        (one["id"], [node["html"] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in {"serious", "critical"}
+    ]
+
+
+def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path], shots: Path) -> None:
+    playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
+    page.set_input_files("#files", [str(path) for path in two])
+    cards = finished(page, 2)
+    for index, path in enumerate(reversed(two)):
+        card = cards.nth(index)
+        playwright.expect(card.locator(".name")).to_have_text(path.name)
+        assert card.get_attribute("data-state") in {"real", "uncertain", "generated"}
+        playwright.expect(card.locator(".verdict")).to_have_text(
+            {"real": "Looks real", "uncertain": "Uncertain", "generated": "Looks generated"}[
+                str(card.get_attribute("data-state"))
+            ]
+        )
+        playwright.expect(card.locator(".summary")).to_contain_text("Probability of generation 0.")
+        playwright.expect(card.locator(".drift")).to_contain_text("Percentile")
+        playwright.expect(card.locator(".branches dt")).to_have_count(4)
+        assert card.locator(".sentences li").count() >= 4
+        assert "proof" in card.locator(".sentences").inner_text()
+        for picture in ("crop", "heat"):
+            assert card.locator(f".{picture}").evaluate("one => one.complete && one.naturalWidth") == 448
+        box, needle = card.locator(".band").bounding_box(), card.locator(".needle").bounding_box()
+        assert box["x"] - 5 <= needle["x"] <= box["x"] + box["width"]
+    assert not overlapping(page)
+    assert not violations(page)
+    page.screenshot(path=shots / f"{page.size}-verdicts.png", full_page=True)
+
+
+def test_the_slider_fades_the_heat_map_by_keyboard(page: Any, two: list[Path]) -> None:
+    page.set_input_files("#files", str(two[0]))
+    card = finished(page, 1).first
+    heat = card.locator(".heat")
+    card.locator(".heat-range").focus()
+    page.keyboard.press("Home")
+    assert heat.evaluate("one => getComputedStyle(one).opacity") == "0"
+    page.keyboard.press("End")
+    assert heat.evaluate("one => getComputedStyle(one).opacity") == "1"
+    assert card.locator(".heat-range").get_attribute("aria-valuetext") == "100 % heat map"
+
+
+def test_a_file_that_is_no_picture_is_told_in_words(page: Any, tmp_path: Path, two: list[Path], shots: Path) -> None:
+    (tmp_path / "page.jpg").write_bytes(b"<!DOCTYPE html><html></html>")
+    (tmp_path / "cut.jpg").write_bytes(encoded(photo(), "JPEG")[:3000])
+    page.set_input_files("#files", [str(tmp_path / "page.jpg"), str(tmp_path / "cut.jpg"), str(two[0])])
+    cards = finished(page, 3)
+    for index, code in ((1, "truncated"), (2, "not_an_image")):
+        card = cards.nth(index)
+        assert card.get_attribute("data-state") == "error"
+        playwright.expect(card.locator(".verdict")).to_have_text("No score")
+        playwright.expect(card.locator(".summary")).to_contain_text(f"({code})")
+        playwright.expect(card.locator(".again")).to_be_visible()
+        playwright.expect(card.locator(".found")).to_be_hidden()
+    assert cards.nth(0).get_attribute("data-state") != "error"
+    assert not overlapping(page)
+    assert not violations(page)
+    page.screenshot(path=shots / f"{page.size}-errors.png", full_page=True)
+
+
+def test_a_picture_can_be_dropped_and_pasted(page: Any) -> None:
+    data = list(encoded(photo(), "JPEG"))
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """([kind, data]) => {
+              const moved = new DataTransfer();
+              moved.items.add(new File([new Uint8Array(data)], `${kind}.jpg`, {type: "image/jpeg"}));
+              const event = kind === "drop"
+                ? new DragEvent("drop", {dataTransfer: moved, bubbles: true, cancelable: true})
+                : new ClipboardEvent("paste", {clipboardData: moved, bubbles: true, cancelable: true});
+              document.dispatchEvent(event);
+            }""",
+            [kind, data],
+        )
+    cards = finished(page, 2)
+    assert [cards.nth(index).locator(".name").inner_text() for index in (0, 1)] == ["paste.jpg", "drop.jpg"]
+
+
+def test_the_keyboard_alone_reaches_everything(page: Any) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    outline = page.locator("#drop").evaluate("one => getComputedStyle(one).outlineStyle")
+    assert outline == "solid"
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+
+
+def test_where_keys_are_wanted_the_page_asks_for_one(
+    browser: Any, two: list[Path], monkeypatch: pytest.MonkeyPatch, shots: Path
+) -> None:
+    import hashlib
+
+    monkeypatch.setenv("RADET_API_KEYS", f"page:{hashlib.sha256(b'let-me-in').hexdigest()}")
+    with service() as closed:
+        opened = browser.new_page(viewport={"width": 390, "height": 844})
+        opened.goto(closed.url)
+        playwright.expect(opened.locator("#model")).to_contain_text("API key")
+        opened.set_input_files("#files", str(two[0]))
+        card = finished(opened, 1).first
+        playwright.expect(card.locator(".summary")).to_contain_text("(unauthorized)")
+        opened.screenshot(path=shots / "phone-key.png", full_page=True)
+        opened.fill("#key", "let-me-in")
+        opened.locator("#key").blur()
+        playwright.expect(opened.locator("#model")).to_contain_text("radet-lite")
+        card.locator(".again").click()
+        playwright.expect(card.locator(".found")).to_be_visible(timeout=WAIT_MS)
+        opened.close()
+
+
+def test_the_documentation_opens_without_another_host(browser: Any, here: Service, shots: Path) -> None:
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    outside: list[str] = []
+    opened.on("request", lambda asked: outside.append(asked.url) if _outside(asked.url, here.url) else None)
+    opened.goto(f"{here.url}/docs")
+    playwright.expect(opened.locator(".opblock")).to_have_count(7, timeout=WAIT_MS)
+    opened.screenshot(path=shots / "screen-docs.png")
+    opened.close()
+    assert not outside
