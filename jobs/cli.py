@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from jobs.models import models
+from jobs.submit import jobs, submit
 from jobs.train import train
 from radet.errors import RadetError
 
@@ -21,6 +22,8 @@ _console = Console(stderr=True, highlight=False)
 
 app.add_typer(models, name="models")
 app.command()(train)
+app.command()(submit)
+app.add_typer(jobs, name="jobs")
 
 
 @app.command()

@@ -7,9 +7,11 @@ together with its bytes. It retries throttling and 5xx by itself, with backoff; 
 retried.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import botocore.config
@@ -20,6 +22,7 @@ from radet.errors import FetchError
 
 _FORBIDDEN = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+_COPIED_AT_ONCE = 4 << 20
 _CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
@@ -123,6 +126,15 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
                 raise FetchError("too_large_bytes", message)
             data: bytes = body.read()
     return data
+
+
+def download(url: str, target: Path) -> None:
+    """Write an object of any size to a local file, a few megabytes in memory at a time. Not atomic."""
+    bucket, key = split(url)
+    with _errors(url):
+        answer = client().get_object(Bucket=bucket, Key=key)
+        with answer["Body"] as body, target.open("wb") as file:
+            shutil.copyfileobj(body, file, _COPIED_AT_ONCE)
 
 
 def put(url: str, data: bytes | IO[bytes], *, only_if_absent: bool = False, only_if_etag: str | None = None) -> str:

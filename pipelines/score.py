@@ -34,6 +34,7 @@ from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
 from pipelines.sources import open_source
 from pipelines.storage import open_folder
+from pipelines.weights import find_encoders, local_model
 from radet.config import DetectorConfig, model_id, resolve
 from radet.crop import CropPolicy
 from radet.errors import ConfigError
@@ -96,7 +97,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
         ConfigError, ModelError: before any work.
         IncompleteError: an input has no row; nothing is committed, and the same call goes on where this one ended.
     """
-    folder = resolve(job.model)
+    folder = resolve(local_model(job.model))
     config = DetectorConfig.read(folder)
     source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
     started = datetime.now(UTC)
@@ -268,7 +269,8 @@ class Scorer:
         from radet.detector import Detector  # noqa: PLC0415 - as above
 
         tune(self._threads)
-        detector = Detector.from_pretrained(self._model, device=self._device)
+        find_encoders()
+        detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         if detector.model_id != self._model_id:
             message = f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}"
             raise ConfigError(message)

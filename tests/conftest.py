@@ -68,7 +68,7 @@ class S3Server:
         return f"s3://{self.bucket}/{path}"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

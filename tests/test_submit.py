@@ -1,0 +1,170 @@
+"""`radet submit` to the head of a real cluster of several nodes, whose only common ground is S3."""
+
+import itertools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import pipelines.s3
+from pipelines.sink import read_scores
+from pipelines.storage import open_folder
+from radet import Detector
+
+from .conftest import RADET, ROOT, S3Server, write_corpus
+from .nodes import Nodes, radet
+from .s3_proxy import Proxy, proxy
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
+
+COUNT = 200
+_names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def watched(s3: S3Server) -> Iterator[Proxy]:
+    """The S3 server, with a log of what is asked of it."""
+    with proxy(s3.endpoint) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def nodes(watched: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    before = os.environ["AWS_ENDPOINT_URL"]
+    os.environ["AWS_ENDPOINT_URL"] = watched.endpoint
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    for name in ("node1", "node2"):
+        made.add(name, cpus=1)
+    os.environ["AWS_ENDPOINT_URL"] = before
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def corpus(s3: S3Server, tmp_path_factory: pytest.TempPathFactory, photographs: list[Image.Image]) -> str:
+    """COUNT pictures in S3."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, COUNT, photographs)
+    return upload(folder, s3.url(f"submit-{os.getpid()}/corpus"))
+
+
+def upload(folder: Path, url: str) -> str:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            pipelines.s3.put(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+    return url
+
+
+@pytest.fixture
+def job(tmp_path: Path, corpus: str, s3: S3Server) -> Path:
+    """A job file for the corpus, with a name and an output of its own."""
+    name = f"score-{os.getpid()}-{next(_names)}"
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump({"name": name, "score": {"src": corpus, "out": s3.url(f"submit/{name}")}}))
+    return file
+
+
+def parts(file: Path) -> tuple[str, str]:
+    data = yaml.safe_load(file.read_text())
+    return data["name"], data["score"]["out"]
+
+
+def test_score_from_s3_to_s3_on_two_nodes_with_a_model_in_s3(
+    nodes: Nodes, watched: Proxy, job: Path, s3: S3Server
+) -> None:
+    model = upload(ROOT / "radet" / "weights" / "radet-lite", s3.url(f"submit-{os.getpid()}/model"))
+    before = watched.count("GET", "/model/model.safetensors")
+    done = radet("submit", str(job), "--address", nodes.dashboard, "--set", f"score.model={model}", "--set", "run=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    name, out = parts(job)
+    assert f"Submitted {name}-1" in done.stderr
+    assert f"{COUNT:,} rows by radet-lite" in done.stdout  # the job's own log
+    rows = read_scores(out, verify=True)
+    assert rows.num_rows == COUNT == len(set(rows["id"].to_pylist()))
+    assert set(rows["status"].to_pylist()) == {"ok"}
+    assert set(rows["model_id"].to_pylist()) == {Detector.from_pretrained("radet-lite").model_id}
+    fetched = {name for name in ("head", "node1", "node2") if list(nodes.home(name).glob("radet/*/config.json"))}
+    assert fetched == {"head", "node1", "node2"}, "both workers scored, and the head read the config"
+    assert watched.count("GET", "/model/model.safetensors") - before == 3, "once a node"
+
+    again = radet("submit", str(job), "--address", nodes.dashboard, "--set", f"score.model={model}", "--set", "run=1")
+    assert again.returncode == 0
+    assert "has succeeded already" in again.stderr
+
+
+def test_the_same_job_is_followed_cancelled_and_taken_up_again(nodes: Nodes, job: Path) -> None:
+    name, out = parts(job)
+    command = ["submit", str(job), "--address", nodes.dashboard, "--set", "run=1", "--set", "score.workers=1"]
+    sent = radet(*command, "--no-wait")
+    assert sent.returncode == 0, sent.stderr
+    second = subprocess.Popen(
+        [RADET, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    other = radet(*command, "--set", "score.limit=1", "--no-wait")
+    assert other.returncode == 2
+    assert "at work with another command" in other.stderr
+    wait_for_staged(out, 1)
+    assert "stopping" in radet("jobs", "cancel", f"{name}-1", "--address", nodes.dashboard).stderr
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert f"{name}-1 is at work already: following it" in errors
+    assert f"{name}-1 stopped" in errors
+    staged = sum(1 for _ in open_folder(out).list("_staging/"))
+    assert staged, "what was scored is kept"
+
+    done = radet(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{name}-1 has ended before: stopped" in done.stderr
+    assert "Resuming" in done.stdout
+    assert sorted(read_scores(out)["status"].to_pylist()) == ["ok"] * COUNT
+    listed = radet("jobs", "status", "--address", nodes.dashboard).stdout
+    assert f"{name}-2" in listed
+    assert "rows by radet-lite" in radet("jobs", "logs", f"{name}-2", "--address", nodes.dashboard).stdout
+    assert "no job 'x'" in radet("jobs", "logs", "x", "--address", nodes.dashboard).stderr
+
+
+def wait_for_staged(out: str, blocks: int) -> None:
+    deadline = time.monotonic() + 200
+    while sum(1 for _ in open_folder(out).list("_staging/")) < blocks:
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.1)
+
+
+def test_the_jobs_exit_code_is_the_commands(nodes: Nodes, job: Path) -> None:
+    done = radet("submit", str(job), "--address", nodes.dashboard, "--set", "score.src=s3://nobucket/x")
+    assert done.returncode == 2
+    assert "nobucket" in done.stdout
+    assert "failed" in done.stderr
+
+
+def test_code_travels_with_a_job_where_it_is_asked_to(nodes: Nodes, job: Path, tmp_path: Path) -> None:
+    """A working_dir stands before what the node has installed, in the driver and in the workers."""
+    root = tmp_path / "code"
+    root.mkdir()
+    (root / "jobs").mkdir()
+    (root / "jobs" / "__init__.py").touch()
+    (root / "jobs" / "cli.py").write_text(
+        "import sys, ray, json\n"
+        "def main():\n"
+        "    ray.init('auto', log_to_driver=False)\n"
+        "    @ray.remote(num_cpus=1)\n"
+        "    def where():\n"
+        "        import jobs\n"
+        "        return jobs.__file__\n"
+        "    print(json.dumps([__file__, ray.get(where.remote()), sys.argv[1:]]))\n"
+        "    sys.exit(7)\n"
+    )
+    options = [f"working_dir={root}", "include=[jobs]", "env=[RADET_X=1]"]
+    sets = [part for option in options for part in ("--set", option)]
+    done = radet("submit", str(job), "--address", nodes.dashboard, *sets)
+    assert done.returncode == 7, done.stdout + done.stderr
+    driver, worker, arguments = json.loads(done.stdout.strip().splitlines()[-1])
+    assert "working_dir_files" in driver
+    assert "working_dir_files" in worker
+    assert arguments[0] == "score"
