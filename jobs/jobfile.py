@@ -195,5 +195,5 @@ def _override(data: Any, override: str) -> None:
 def _is_text(parents: list[str], last: str) -> bool:
     """Whether a key holds text, which YAML might read as a date (run=2026-11-21) or a number (workers=2:8)."""
     owner: type[Any] | None = JobFile if not parents else _SECTIONS.get(parents[0])
-    hints = owner.__annotations__ if owner is not None else {}
-    return str in (hints.get(last), *getattr(hints.get(last), "__args__", ())[:1])
+    hint = owner.__annotations__.get(last) if owner is not None else None
+    return hint in (str, str | None)

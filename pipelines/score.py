@@ -22,9 +22,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.cluster import connected, purpose_of
+from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
 from pipelines.ledger import Ledger, new_run_id
@@ -306,6 +305,5 @@ def _stage(rows: pa.Table, *, ledger: Ledger, run: str) -> pa.Table:
 
 
 def _start_coordinator(request: Request) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": driver_node()}
     return ray.remote(Coordinator).options(**options).remote(request)

@@ -20,7 +20,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
-from pipelines.cluster import connected
+from pipelines.cluster import connected, driver_node
 from pipelines.feed import RayFeed
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.process import tune
@@ -113,7 +113,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     run = Run(new_detector(job.recipe), job.recipe)
     with connected(job.address):
         watcher.opened(training, validation)
-        board = _Board.remote()  # type: ignore[attr-defined]  # added by the decorator
+        board = _Board.options(scheduling_strategy=driver_node()).remote()  # type: ignore[attr-defined]  # decorated
         settings = {
             "recipe": asdict(job.recipe),
             "training": ray.put(training),
