@@ -3,6 +3,7 @@
 The job is submitted as a user submits it. Used by the test and, longer, by benchmarks/chaos.py.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -162,7 +163,5 @@ def _command(process: psutil.Process) -> str:
 
 
 def _sigkill(process: psutil.Process) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        pass
