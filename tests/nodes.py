@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pipelines.s3
+
 from .conftest import RADET, ROOT, free_ports
 
 _STORE_BYTES = 1 << 28
@@ -63,7 +65,14 @@ class Nodes:
 
 
 def radet(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """The command, in a process of its own."""
-    return subprocess.run(
-        [RADET, *arguments], env=os.environ | env, capture_output=True, text=True, check=False, timeout=400
-    )
+    """The command, in a process of its own; an empty variable is none."""
+    variables = {name: value for name, value in (os.environ | env).items() if value}
+    return subprocess.run([RADET, *arguments], env=variables, capture_output=True, text=True, check=False, timeout=400)
+
+
+def upload(folder: Path, url: str) -> str:
+    """Every file of a folder to S3; `url` again."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            pipelines.s3.put(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+    return url

@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import requests
 import yaml
 from PIL import Image
 
-import pipelines.s3
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet import Detector
 
-from .conftest import RADET, ROOT, S3Server, write_corpus
-from .nodes import Nodes, radet
+from .conftest import RADET, ROOT, S3Server, free_ports, write_corpus
+from .nodes import Nodes, radet, upload
 from .s3_proxy import Proxy, proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
@@ -52,13 +53,6 @@ def corpus(s3: S3Server, tmp_path_factory: pytest.TempPathFactory, photographs: 
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder, COUNT, photographs)
     return upload(folder, s3.url(f"submit-{os.getpid()}/corpus"))
-
-
-def upload(folder: Path, url: str) -> str:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            pipelines.s3.put(f"{url}/{path.relative_to(folder)}", path.read_bytes())
-    return url
 
 
 @pytest.fixture
@@ -168,3 +162,55 @@ def test_code_travels_with_a_job_where_it_is_asked_to(nodes: Nodes, job: Path, t
     assert "working_dir_files" in driver
     assert "working_dir_files" in worker
     assert arguments[0] == "score"
+
+
+@pytest.mark.slow
+def test_nodes_started_by_hand_and_a_token(corpus: str, s3: S3Server, tmp_path: Path) -> None:
+    """`ray start` processes, as on machines of one's own; the head asks for a token, the submitter has it in a file."""
+    dashboard, gcs, *agents = free_ports(4)
+    token = "0123456789abcdef0123456789abcdef"
+    path = f"{Path(RADET).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "PATH": path, "PYTHONPATH": str(ROOT)}
+    common = ["--block", "--object-store-memory=100000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    head = ["--head", "--num-cpus=0", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+    worker = [f"--address=127.0.0.1:{gcs}", "--num-cpus=1"]
+    ray = str(Path(RADET).with_name("ray"))
+    started: list[subprocess.Popen[bytes]] = []
+    log = (tmp_path / "log").open("wb")
+    try:
+        for role, agent in zip((head, worker), agents, strict=True):
+            command = [ray, "start", *role, *common, f"--dashboard-agent-listen-port={agent}"]
+            started.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+            wait_for_head(f"http://127.0.0.1:{dashboard}")
+        file = tmp_path / "job.yaml"
+        score = {"src": corpus, "out": s3.url(f"token-{os.getpid()}"), "limit": 70}
+        file.write_text(yaml.safe_dump({"name": "token", "score": score}))
+        command = ["submit", str(file), "--address", f"http://127.0.0.1:{dashboard}"]
+        refused = radet(*command)
+        assert refused.returncode == 2
+        assert "wants a token" in refused.stderr
+        (tmp_path / "token").write_text(token + "\n")
+        mode = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+        done = radet(*command, **mode)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "70 rows by radet-lite" in done.stdout
+        assert token not in done.stdout + done.stderr
+    finally:
+        for process in reversed(started):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+            process.wait(20)
+        log.close()
+
+
+def wait_for_head(address: str) -> None:
+    until = time.monotonic() + 240
+    while time.monotonic() < until:
+        try:
+            if requests.get(f"{address}/api/version", timeout=5).status_code in (200, 401):
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"no head at {address}")

@@ -12,14 +12,13 @@ import pytest
 import yaml
 from PIL import Image
 
-import pipelines.s3
 from pipelines.plan import Plan
 from pipelines.storage import open_folder
 from pipelines.weights import local_model
 from radet import Detector
 
 from ..conftest import RADET, S3Server, write_corpus
-from ..nodes import Nodes
+from ..nodes import Nodes, upload
 from ..s3_proxy import Bursts, proxy
 from ..training import tiny_recipe, write_encoder, write_tree
 from .storm import Storm
@@ -27,13 +26,6 @@ from .storm import Storm
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BLOCK = Plan.of({"CPU": 2}, None).block
-
-
-def upload(folder: Path, url: str) -> str:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            pipelines.s3.put(f"{url}/{path.relative_to(folder)}", path.read_bytes())
-    return url
 
 
 def test_scoring_survives_the_storm(s3: S3Server, tmp_path: Path, photographs: list[Image.Image]) -> None:
