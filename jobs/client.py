@@ -7,11 +7,12 @@ no token is sent, though there is one, unless RAY_AUTH_MODE says so.
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -37,10 +38,10 @@ class Cluster:
         """The job of that submission id, or None."""
         try:
             return self._client.get_job_info(submission)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             if "status code 404" in str(error):
                 return None
-            raise ConfigError(f"{self.address}: {_line(error)}") from error
+            raise self._failed(error) from error
 
     def get(self, submission: str) -> Details:
         """As `find`. Raises ConfigError if there is none."""
@@ -51,59 +52,67 @@ class Cluster:
 
     def all(self) -> list[Details]:
         """Every submitted job that the head remembers, the latest first."""
-        jobs = [job for job in self._client.list_jobs() if job.submission_id]
+        with self._asking():
+            jobs = [job for job in self._client.list_jobs() if job.submission_id]
         return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
     def send(self, submission: str, entrypoint: str, runtime_env: dict[str, Any]) -> bool:
         """Start a job; False if another submitter has just taken the id."""
         try:
             self._client.submit_job(submission_id=submission, entrypoint=entrypoint, runtime_env=runtime_env)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             if self.find(submission) is not None:
                 return False
-            raise ConfigError(f"{self.address} does not take the job: {_line(error)}") from error
+            raise self._failed(error) from error
         return True
 
     def stop(self, submission: str) -> bool:
         """Ask a job to end; False if it had ended."""
         self.get(submission)
-        return bool(self._client.stop_job(submission))
+        with self._asking():
+            return bool(self._client.stop_job(submission))
 
     def logs(self, submission: str) -> str:
         """All that a job has written so far."""
         self.get(submission)
-        return str(self._client.get_job_logs(submission))
+        with self._asking():
+            return str(self._client.get_job_logs(submission))
 
     def follow(self, submission: str, write: Callable[[str], None]) -> Details:
         """Pass on what the job writes, from its first line, until it ends; then its details.
 
         Raises ConfigError when the head has not answered for a minute.
         """
-        shown, silent_since = 0, None
+        self.get(submission)
+        log, answered = _Log(write), time.monotonic()
         while True:
             try:
-                shown = asyncio.run(self._tail(submission, shown, write))
-                job = self.get(submission)
+                asyncio.run(self._tail(submission, log))
+                job = self._client.get_job_info(submission)
+                answered = time.monotonic()
                 if job.status.is_terminal():
-                    asyncio.run(self._tail(submission, shown, write))  # what came after the stream had ended
+                    asyncio.run(self._tail(submission, log))  # what came after the stream had ended
                     return job
-                silent_since = None
-            except (TimeoutError, OSError, RuntimeError, requests.RequestException) as error:
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > _PATIENCE_S:
+            except (OSError, RuntimeError, aiohttp.ClientError) as error:
+                if time.monotonic() - answered > _PATIENCE_S:
                     message = f"lost {self.address}: {submission} may go on; see `radet jobs status {submission}`"
                     raise ConfigError(message) from error
             time.sleep(_POLL_S)
 
-    async def _tail(self, submission: str, shown: int, write: Callable[[str], None]) -> int:
-        """Every stream starts at the first line: skip what was shown."""
-        seen = 0
+    async def _tail(self, submission: str, log: "_Log") -> None:
+        log.rewind()
         async for text in self._client.tail_job_logs(submission):
-            new = text[max(0, shown - seen) :]
-            seen += len(text)
-            if new:
-                write(new)
-        return max(seen, shown)
+            log.take(text)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> ConfigError:
+        return ConfigError(f"{self.address} does not do it: {_line(error)}")
 
     def _connect(self) -> Any:
         try:
@@ -112,7 +121,7 @@ class Cluster:
             token = None if os.environ.get("RAY_AUTH_MODE") else _token()
             if token is None:
                 raise self._refused() from error
-        except (OSError, RuntimeError, requests.RequestException) as error:
+        except (OSError, RuntimeError) as error:
             raise ConfigError(f"no Ray dashboard at {self.address}: {_line(error)}") from error
         try:
             return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {token}"})
@@ -122,6 +131,24 @@ class Cluster:
     def _refused(self) -> ConfigError:
         mend = "give it as RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token"
         return ConfigError(f"{self.address} wants a token that it knows (`ray get-auth-token` on the head): {mend}")
+
+
+class _Log:
+    """Every stream of a log begins at its first line: passes on what was not passed on before."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._shown = self._seen = 0  # characters: passed on at all, and come by in this stream
+
+    def rewind(self) -> None:
+        self._seen = 0
+
+    def take(self, text: str) -> None:
+        new = text[max(0, self._shown - self._seen) :]
+        self._seen += len(text)
+        self._shown = max(self._shown, self._seen)
+        if new:
+            self._write(new)
 
 
 def exit_code(job: Details) -> int:

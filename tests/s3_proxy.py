@@ -12,7 +12,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, NamedTuple
@@ -42,7 +42,7 @@ class Bursts:
         self._left, self._kind = 0, ""
         self._lock = threading.Lock()
 
-    def __call__(self) -> str:
+    def __call__(self, _: "Request") -> str:
         with self._lock:
             if self._left == 0 and self._random.random() < 1 / self._every:
                 self._left, self._kind = self._length, self._random.choice(self._kinds)
@@ -56,7 +56,7 @@ class Proxy:
     """`endpoint` is for AWS_ENDPOINT_URL; `faults` may be set and cleared while it runs."""
 
     def __init__(self, upstream: str, *, stall_s: float = 40.0) -> None:
-        self.faults: Bursts | None = None
+        self.faults: Callable[[Request], str] | None = None
         self.requests: list[Request] = []
         handler = type("Handler", (_Handler,), {"proxy": self, "upstream": urlsplit(upstream).netloc, "stall": stall_s})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -98,8 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        fault = self.proxy.faults() if self.proxy.faults is not None else ""
-        self.proxy.requests.append(Request(self.command, self.path, fault))
+        request = Request(self.command, self.path, "")
+        fault = "" if self.proxy.faults is None else self.proxy.faults(request)
+        self.proxy.requests.append(request._replace(fault=fault))
         if fault == "503":
             self._answer(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
             return

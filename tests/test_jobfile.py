@@ -123,3 +123,15 @@ def test_a_head_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "no Ray dashboard at http://127.0.0.1:9" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "http://HEAD:8265" in radet("jobs", "status", "--address", "auto").stderr
+
+
+def test_a_log_that_is_streamed_again_is_shown_once() -> None:
+    from jobs.client import _Log
+
+    shown: list[str] = []
+    log = _Log(shown.append)
+    for stream in (["a", "bc"], [], ["abcd"], ["ab", "cdef", "g"]):
+        log.rewind()
+        for text in stream:
+            log.take(text)
+    assert "".join(shown) == "abcdefg"
