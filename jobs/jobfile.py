@@ -62,20 +62,31 @@ class TrainSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSection:
-    """`radet evaluate DATA --model MODEL --out OUT`; see its --help."""
+    """`radet evaluate DATA --out OUT`; see its --help. `model` and `peers` are lists."""
 
     data: str
     out: str
-    model: str = "radet-lite"
+    model: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     suite: str | None = None
+    format_neutral: bool = False
+    groups: str | None = None
+    limit: int | None = None
+    workers: int | None = None
+    batch_size: int | None = None
+    allow_http: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSection:
-    """`radet serve --model MODEL`; see its --help. The job runs as long as the endpoint does."""
+    """`radet serve`; see its --help. The job runs as long as the endpoint does. `replicas` in quotes, as `workers`."""
 
     model: str = "radet-lite"
+    host: str | None = None
     port: int | None = None
+    replicas: str | None = None
+    gpus: bool = False
+    allow_url: bool = False
 
 
 Section = ScoreSection | TrainSection | EvaluateSection | ServeSection
@@ -85,6 +96,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "evaluate": EvaluateSection,
     "serve": ServeSection,
 }
+_SPANS = (("train", "workers"), ("serve", "replicas"))
 _POSITIONAL = {"score": "src", "train": "data", "evaluate": "data", "serve": None}
 
 
@@ -149,7 +161,8 @@ class JobFile:
             value, option = getattr(section, field.name), f"--{field.name.replace('_', '-')}"
             if field.name == positional or value is None or value is False:
                 continue
-            found.append(option if value is True else f"{option}={value}")
+            values = value if isinstance(value, tuple) else (value,)
+            found += [option if one is True else f"{option}={one}" for one in values]
         return found if positional is None else [*found, "--", getattr(section, positional)]
 
     @property
@@ -169,9 +182,10 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
         raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
     for override in overrides:
         _override(data, override)
-    workers = data.get("train", {}).get("workers") if isinstance(data, dict) else None
-    if isinstance(workers, int):
-        raise ConfigError(f'{file}: train.workers: in quotes, "2" or "2:8", which YAML reads as another number')
+    for section, key in _SPANS:
+        given = data.get(section) if isinstance(data, dict) else None
+        if isinstance(given, dict) and isinstance(given.get(key), int):
+            raise ConfigError(f'{file}: {section}.{key}: in quotes, "2" or "2:8", which YAML reads as another number')
     try:
         return from_dict(JobFile, data, complete=False)
     except RadetError as error:

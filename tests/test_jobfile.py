@@ -55,6 +55,13 @@ def test_values_stay_single_arguments(tmp_path: Path) -> None:
     assert "--rescore" not in arguments
 
 
+def test_a_list_repeats_its_option(tmp_path: Path) -> None:
+    text = "name: e\nevaluate: {data: d, out: o, model: [a, --b], format_neutral: true}\n"
+    arguments = jobfile.read(write(tmp_path, text)).arguments
+    expected = ["--address=auto", "--out=o", "--model=a", "--model=--b", "--format-neutral", "--", "d"]
+    assert arguments == ["radet", "evaluate", *expected]
+
+
 def test_overrides_keep_text_that_yaml_would_read_as_something_else(tmp_path: Path) -> None:
     train = "name: t\ntrain: {data: a, val: b, config: c, out: d}\n"
     job = jobfile.read(write(tmp_path, train), ["train.workers=2:8", "run=2026-11-21", "train.gpus=true"])
@@ -78,6 +85,8 @@ def test_overrides_keep_text_that_yaml_would_read_as_something_else(tmp_path: Pa
         (SCORE + "env: [AWS_SECRET_ACCESS_KEY=x]\n", [], "looks like a secret"),
         (SCORE + "env: [oops]\n", [], "write NAME=VALUE"),
         ("name: t\ntrain: {data: a, val: b, config: c, out: d, workers: 2:8}\n", [], "in quotes"),
+        ("name: s\nserve: {replicas: 1:4}\n", [], "serve.replicas: in quotes"),
+        ("name: e\nevaluate: {data: a, out: b, model: x}\n", [], "evaluate.model must be tuple"),
         ("- a\n- b\n", [], "must be an object"),
         ("a: [", [], "cannot be read as YAML"),
     ],
