@@ -63,10 +63,12 @@ class Storm:
         self._workers.append((name, self._nodes.add(name, cpus=1)))
 
     def run(self, deaths: list[str], *, every: int) -> Outcome:
-        """Each death comes `every` staged batches after the last one, or when there is nothing left to do."""
+        """Each death comes `every` staged batches after the last one, as long as there is something left to do."""
         submissions = self._submit()
         for victim in deaths:
             self._wait_for_batches(every)
+            if self._committed():
+                break
             getattr(self, f"_kill_{victim}")()
             self._deaths[victim] += 1
             if victim == "driver":

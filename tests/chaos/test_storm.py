@@ -29,7 +29,7 @@ BLOCK = Plan.of({"CPU": 2}, None).block
 
 
 def test_scoring_survives_the_storm(s3: S3Server, tmp_path: Path, photographs: list[Image.Image]) -> None:
-    count = 10 * BLOCK
+    count = 20 * BLOCK
     write_corpus(tmp_path / "corpus", count, photographs, side=48)
     src = upload(tmp_path / "corpus", s3.url(f"storm-{os.getpid()}/corpus"))
     with proxy(s3.endpoint) as between, pytest.MonkeyPatch.context() as patch:
@@ -42,14 +42,14 @@ def test_scoring_survives_the_storm(s3: S3Server, tmp_path: Path, photographs: l
             for _ in range(2):
                 storm.add_node()
             between.faults = Bursts(seed=7, every=50, length=6)
-            outcome = storm.run(["actor", "node", "driver"], every=1)
+            outcome = storm.run(["actor", "driver", "node"], every=1)
         finally:
             nodes.close()
     print(json.dumps(outcome.to_dict()))
     assert outcome.rows == outcome.distinct == outcome.ok == count, "every input exactly once"
     assert outcome.deaths == {"actor": 1, "node": 1, "driver": 1}
     assert outcome.submissions == 2
-    assert outcome.kept >= 3 * BLOCK, "what was staged when the driver died is not done again"
+    assert outcome.kept >= 2 * BLOCK, "what was staged when the driver died is not done again"
     assert set(outcome.s3_faults) == {"503", "cut"}
 
 
