@@ -8,12 +8,13 @@ from rich.console import Console
 
 from jobs.analyze import analyze
 from jobs.calibrate import calibrate
+from jobs.drift import drift
 from jobs.evaluate import evaluate
 from jobs.explain import explain
 from jobs.models import models
 from jobs.report import report
-from jobs.drift import drift
 from jobs.serve import serve
+from jobs.submit import jobs, submit
 from jobs.train import train
 from radet.errors import RadetError
 
@@ -35,6 +36,8 @@ app.command()(report)
 app.command()(analyze)
 app.command()(serve)
 app.command()(drift)
+app.command()(submit)
+app.add_typer(jobs, name="jobs")
 
 
 @app.command()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import cast
 
 import ray
+from ray.exceptions import AuthenticationError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.commit import IncompleteError
 from pipelines.process import MEMORY_ENV
@@ -25,6 +27,11 @@ def purpose_of(error: BaseException) -> Exception | None:
             return ConfigError(str(seen)) if isinstance(seen, FetchError) else cast(Exception, seen)
         seen = getattr(seen, "cause", None) or seen.__cause__
     return None
+
+
+def driver_node() -> NodeAffinitySchedulingStrategy:
+    """For actors that a run cannot do without: on the driver's node, they are lost only with the driver."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager
@@ -69,6 +76,9 @@ def connected(address: str | None) -> Iterator[None]:
                 )
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+    except AuthenticationError as error:
+        mend = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on the head)"
+        raise ConfigError(f"the Ray cluster at {address} wants a token: {mend}") from error
     try:
         yield
     finally:

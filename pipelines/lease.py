@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from types import TracebackType
 from typing import IO, Self
 
@@ -41,6 +42,7 @@ class Lease:
         self._etag: str | None = None
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
+        self._id = uuid.uuid4().hex
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -79,9 +81,8 @@ class Lease:
 
     def _take_object(self, folder: S3Folder) -> str:
         url = folder.object_url(NAME)
-        body = json.dumps(_holder()).encode()
         try:
-            return s3.put(url, body, only_if_absent=True)
+            return self._put(folder, only_if_absent=True)
         except s3.PreconditionError:
             pass
         holder = json.loads(folder.read(NAME))
@@ -93,24 +94,45 @@ class Lease:
             if s3.head(url).etag != first:
                 raise _refusal(folder.url, f"{holder.get('host')}, process {holder.get('pid')}")
         try:
-            return s3.put(url, _stamped(), only_if_etag=first)
+            return self._put(folder, only_if_etag=first)
         except s3.PreconditionError:
             raise _refusal(folder.url, "a run that started this moment") from None
 
     def _renew(self, folder: S3Folder) -> None:
         while not self._stop.wait(RENEW_S):
             try:
-                self._etag = s3.put(folder.object_url(NAME), _stamped(), only_if_etag=self._etag)
+                self._etag = self._put(folder, only_if_etag=self._etag)
             except s3.PreconditionError:
                 self.lost = True
                 return
             except FetchError:
                 continue  # a burst of 503s; the lease ends only when nobody renews it for EXPIRY_S
 
+    def _put(self, folder: S3Folder, *, only_if_absent: bool = False, only_if_etag: str | None = None) -> str:
+        """Write the lock on a condition; its ETag."""
+        # The time makes every renewal another ETag; nobody compares it with a clock.
+        body = json.dumps(_holder() | {"lease": self._id, "renewed": time.time()}).encode()
+        try:
+            return s3.put(folder.object_url(NAME), body, only_if_absent=only_if_absent, only_if_etag=only_if_etag)
+        except s3.PreconditionError:
+            # Where the answer to a write is lost, the client writes again, and finds the state that it made itself.
+            etag = self._own(folder)
+            if etag is None:
+                raise
+            return etag
 
-def _stamped() -> bytes:
-    # The time makes every renewal another ETag; nobody compares it with a clock.
-    return json.dumps(_holder() | {"renewed": time.time()}).encode()
+    def _own(self, folder: S3Folder) -> str | None:
+        """The lock's ETag if this lease wrote it. Asked first, so that it is never newer than the content."""
+        try:
+            etag = s3.head(folder.object_url(NAME)).etag
+            holder = json.loads(folder.read(NAME))
+        except FileNotFoundError:
+            return None
+        except FetchError as error:
+            if error.code != "not_found":
+                raise
+            return None
+        return etag if holder.get("lease") == self._id else None
 
 
 def _alive(pid: int) -> bool:

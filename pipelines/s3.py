@@ -7,10 +7,12 @@ together with its bytes. It retries throttling and 5xx by itself, with backoff; 
 retried.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import IO, Any, NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
 
 import botocore.config
 import botocore.exceptions
@@ -20,6 +22,14 @@ from radet.errors import FetchError
 
 _FORBIDDEN = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+_COPIED_AT_ONCE = 4 << 20
+_BODY_ATTEMPTS = 5
+_BROKEN_OFF = (
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.ReadTimeoutError,
+    botocore.exceptions.ResponseStreamingError,
+)
+_T = TypeVar("_T")
 _CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
@@ -114,15 +124,42 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
     Raises:
         FetchError: also `too_large_bytes`, judged by the announced length before reading.
     """
+
+    def read(answer: dict[str, Any]) -> bytes:
+        if max_bytes is not None and answer["ContentLength"] > max_bytes:
+            message = f"{answer['ContentLength']:,} bytes, over the cap of {max_bytes:,}"
+            raise FetchError("too_large_bytes", message)
+        data: bytes = answer["Body"].read()
+        return data
+
+    return _got(url, read)
+
+
+def download(url: str, target: Path) -> None:
+    """Write an object of any size to a local file, a few megabytes in memory at a time. Not atomic."""
+
+    def write(answer: dict[str, Any]) -> None:
+        with target.open("wb") as file:
+            shutil.copyfileobj(answer["Body"], file, _COPIED_AT_ONCE)
+
+    _got(url, write)
+
+
+def _got(url: str, use: Callable[[dict[str, Any]], _T]) -> _T:
+    """What `use` makes of the answer. botocore asks again until an answer begins; one that breaks off is ours to ask
+    for again. (As a context manager the body would be urllib3's own, whose errors and length nobody checks.)"""
     bucket, key = split(url)
     with _errors(url):
-        answer = client().get_object(Bucket=bucket, Key=key)
-        with answer["Body"] as body:
-            if max_bytes is not None and answer["ContentLength"] > max_bytes:
-                message = f"{answer['ContentLength']:,} bytes, over the cap of {max_bytes:,}"
-                raise FetchError("too_large_bytes", message)
-            data: bytes = body.read()
-    return data
+        for left in reversed(range(_BODY_ATTEMPTS)):
+            answer = client().get_object(Bucket=bucket, Key=key)
+            try:
+                return use(answer)
+            except _BROKEN_OFF:
+                if not left:
+                    raise
+            finally:
+                answer["Body"].close()
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def put(url: str, data: bytes | IO[bytes], *, only_if_absent: bool = False, only_if_etag: str | None = None) -> str:

@@ -22,9 +22,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.cluster import connected, purpose_of
+from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
 from pipelines.ledger import Ledger, new_run_id
@@ -34,6 +33,7 @@ from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
 from pipelines.sources import open_source
 from pipelines.storage import open_folder
+from pipelines.weights import find_encoders, local_model
 from radet.config import DetectorConfig, model_id, resolve
 from radet.crop import CropPolicy
 from radet.errors import ConfigError
@@ -96,7 +96,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
         ConfigError, ModelError: before any work.
         IncompleteError: an input has no row; nothing is committed, and the same call goes on where this one ended.
     """
-    folder = resolve(job.model)
+    folder = resolve(local_model(job.model))
     config = DetectorConfig.read(folder)
     source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
     started = datetime.now(UTC)
@@ -268,7 +268,8 @@ class Scorer:
         from radet.detector import Detector  # noqa: PLC0415 - as above
 
         tune(self._threads)
-        detector = Detector.from_pretrained(self._model, device=self._device)
+        find_encoders()
+        detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         if detector.model_id != self._model_id:
             message = f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}"
             raise ConfigError(message)
@@ -304,6 +305,5 @@ def _stage(rows: pa.Table, *, ledger: Ledger, run: str) -> pa.Table:
 
 
 def _start_coordinator(request: Request) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": driver_node()}
     return ray.remote(Coordinator).options(**options).remote(request)

@@ -20,11 +20,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
-from pipelines.cluster import connected
+from pipelines.cluster import connected, driver_node
 from pipelines.feed import RayFeed
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.process import tune
 from pipelines.storage import LocalFolder, open_folder
+from pipelines.weights import find_encoders
 from radet.clean_cache import CleanCache
 from radet.controls import Control
 from radet.errors import ConfigError
@@ -108,10 +109,11 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     if job.data == job.val:
         raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
     storage = _storage(job)
+    find_encoders()
     run = Run(new_detector(job.recipe), job.recipe)
     with connected(job.address):
         watcher.opened(training, validation)
-        board = _Board.remote()  # type: ignore[attr-defined]  # added by the decorator
+        board = _Board.options(scheduling_strategy=driver_node()).remote()  # type: ignore[attr-defined]  # decorated
         settings = {
             "recipe": asdict(job.recipe),
             "training": ray.put(training),
@@ -200,6 +202,7 @@ def _per_worker(job: TrainJob) -> int:
 def _train_worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     tune(threads=settings["threads"])
+    find_encoders()
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), _all_reduce)
     recipe = from_dict(Recipe, settings["recipe"])

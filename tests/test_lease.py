@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -6,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.s3
 from pipelines import lease as lease_module
 from pipelines.lease import NAME, Lease
 from pipelines.storage import S3Folder, open_folder
 from radet.errors import ConfigError
 
 from .conftest import S3Server
+from .s3_proxy import proxy
 
 HOLD = """
     import sys, time
@@ -90,3 +93,26 @@ def test_on_s3_a_writer_learns_that_it_was_taken_over(s3: S3Server, monkeypatch:
             time.sleep(0.1)
         assert lease.lost
     assert folder.read(NAME) == b'{"host": "elsewhere", "pid": 1}'  # the new holder's lock is left alone
+
+
+@pytest.mark.s3
+def test_on_s3_a_lost_answer_is_not_a_lost_lease(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write has happened, its answer is cut off: the client's own retry then meets a failed condition."""
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.2)
+    with proxy(s3.endpoint) as between, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        pipelines.s3.client.cache_clear()
+        try:
+            folder = open_folder(s3.url("lease-cut"))
+            faults = itertools.cycle(["cut", ""])
+            between.faults = lambda request: next(faults) if request.method == "PUT" else ""
+            with Lease(folder) as lease:
+                deadline = time.monotonic() + 60
+                while between.count("PUT", NAME) < 8:
+                    assert time.monotonic() < deadline
+                    assert not lease.lost
+                    time.sleep(0.1)
+            assert between.faults_met()["cut"] >= 4
+        finally:
+            pipelines.s3.client.cache_clear()
+    assert list(folder.list(NAME)) == []

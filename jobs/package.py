@@ -1,0 +1,55 @@
+"""The folder that travels with a job: a zip of named parts, the same bytes for the same files."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from radet.errors import ConfigError
+
+_MAX_BYTES = 64 << 20  # Ray takes 500 MiB; code does not need it, and every node fetches it
+_LEFT_OUT = {"__pycache__"}
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of zip files: times would make other bytes, and each is another upload
+
+
+class Package(NamedTuple):
+    """What is sent. Names are relative to `root`, with `/`."""
+
+    root: Path
+    names: tuple[str, ...]
+    size: int  # bytes, before compression
+
+    def write(self, target: Path) -> None:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in self.names:
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, (self.root / name).read_bytes())
+
+
+def package(root: Path, include: Sequence[str]) -> Package:
+    """The files below `root` that `include` names, hidden ones and bytecode left out.
+
+    Raises ConfigError for a part that is not there, or leaves the folder, and above 64 MiB.
+    """
+    names = sorted({name for part in include for name in _files(root, part)})
+    size = sum((root / name).stat().st_size for name in names)
+    if size > _MAX_BYTES:
+        raise ConfigError(
+            f"working_dir: {size / 1e6:,.0f} MB in {len(names):,} files, over {_MAX_BYTES / 1e6:.0f} MB: name less in "
+            "include; data belongs in S3, weights in the image"
+        )
+    return Package(root, tuple(names), size)
+
+
+def _files(root: Path, part: str) -> Iterator[str]:
+    start = (root / part).resolve()
+    if not start.is_relative_to(root.resolve()):
+        raise ConfigError(f"include: {part} is outside of the working_dir {root}")
+    if not start.exists():
+        raise ConfigError(f"include: the working_dir {root} has no {part}")
+    for path in [start] if start.is_file() else sorted(start.rglob("*")):
+        parts = path.relative_to(root.resolve()).parts
+        if path.is_file() and not any(name.startswith(".") or name in _LEFT_OUT for name in parts):
+            yield "/".join(parts)

@@ -1,0 +1,188 @@
+"""`radet submit` and `radet jobs`: the same commands, on a cluster's head."""
+
+import json
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.jobfile import JobFile, read
+from jobs.package import Package, package
+from radet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jobs.client import Cluster, Details
+
+_HERE = "http://127.0.0.1:8265"
+_ADDRESS = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help=f"The head's dashboard, http://HEAD:8265; default {_HERE}."),
+]
+_ID = Annotated[str, typer.Argument(metavar="ID", help="The submission id: NAME-RUN.")]
+
+jobs = typer.Typer(no_args_is_help=True, help="See and stop what was submitted.")
+_console = Console(stderr=True, highlight=False)
+
+
+def submit(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run: see jobs/nightly-score.yaml.")],
+    address: _ADDRESS = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log, and end with the job's exit code.")] = True,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Instead of the file's: score.limit=100.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent.")] = False,
+) -> None:
+    """Run a job on an existing Ray cluster.
+
+    A job has an id, its name and the date: sent twice in a night it runs once, and the second command follows it. If it
+    has failed or was cancelled, it is started again, and goes on where it ended. Ctrl-C ends the watching, not the job.
+
+    [bold]Examples[/bold]
+
+      radet submit jobs/nightly-score.yaml --address http://head:8265
+
+      radet submit jobs/nightly-score.yaml --set score.limit=1000 --set name=try --dry-run
+
+    [bold]Exit codes[/bold]: the job's own (see `radet score --help`); 2 the request cannot work.
+    """
+    wanted = read(job, overrides or ())
+    found = _package(wanted, job)
+    address = address or wanted.address or _HERE
+    run = wanted.run or datetime.now(UTC).date().isoformat()
+    if dry_run:
+        sys.stdout.write(json.dumps(_described(wanted, found, address, run), indent=2) + "\n")
+        return
+    from jobs.client import Cluster
+
+    cluster = Cluster(address)
+    submission = _submit(cluster, wanted, found, f"{wanted.name}-{run}")
+    if not wait:
+        return
+    try:
+        _end(cluster.follow(submission, _pass_on))
+    except KeyboardInterrupt:
+        _console.print(f"\n{submission} goes on: `radet jobs logs {submission}` or `radet jobs cancel {submission}`")
+        raise typer.Exit(130) from None
+
+
+@jobs.command()
+def status(submission: Annotated[str | None, typer.Argument(metavar="[ID]")] = None, address: _ADDRESS = None) -> None:
+    """One job, or all that the head remembers."""
+    cluster = _cluster(address)
+    table = Table()
+    for column in ("id", "status", "began"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("command", overflow="fold")
+    for job in cluster.all() if submission is None else [cluster.get(submission)]:
+        began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds")
+        table.add_row(job.submission_id, str(job.status), began, job.entrypoint)
+    Console(highlight=False).print(table)
+
+
+@jobs.command()
+def logs(
+    submission: _ID,
+    address: _ADDRESS = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends, with its exit code.")] = False,
+) -> None:
+    """What a job has written."""
+    cluster = _cluster(address)
+    if follow:
+        _end(cluster.follow(submission, _pass_on))
+    else:
+        _pass_on(cluster.logs(submission))
+
+
+@jobs.command()
+def cancel(submission: _ID, address: _ADDRESS = None) -> None:
+    """Stop a job. What it has scored or trained so far is kept: submitted again, it goes on."""
+    stopped = _cluster(address).stop(submission)
+    _console.print(f"{submission}: {'stopping' if stopped else 'had ended already'}")
+
+
+def _cluster(address: str | None) -> "Cluster":
+    from jobs.client import Cluster
+
+    return Cluster(address or _HERE)
+
+
+def _submit(cluster: "Cluster", wanted: JobFile, found: Package | None, base: str) -> str:
+    """Send the job, or find the one that is at work; the submission id."""
+    submission, number = base, 1
+    while (before := cluster.find(submission)) is not None:
+        state = str(before.status)
+        if state == "SUCCEEDED":
+            _console.print(f"{submission} has succeeded already, nothing is sent; to run it anew: --set run=SOMETHING")
+            return submission
+        if not before.status.is_terminal():
+            if before.entrypoint != wanted.entrypoint:
+                message = f"{submission} is at work with another command: wait, `radet jobs cancel {submission}`, or "
+                raise ConfigError(message + "give --set name=ANOTHER")
+            _console.print(f"{submission} is at work already: following it")
+            return submission
+        number += 1
+        _console.print(f"{submission} has ended before: {state.lower()}. Starting it again")
+        submission = f"{base}-{number}"
+    if not _send(cluster, wanted, found, submission):
+        return _submit(cluster, wanted, found, base)
+    _console.print(f"Submitted {submission} to {cluster.address}: {wanted.entrypoint}", soft_wrap=True)
+    return submission
+
+
+def _send(cluster: "Cluster", wanted: JobFile, found: Package | None, submission: str) -> bool:
+    runtime_env: dict[str, Any] = {"env_vars": wanted.environment}
+    with tempfile.TemporaryDirectory() as folder:
+        if found is not None:
+            archive = Path(folder) / "job.zip"
+            found.write(archive)
+            runtime_env["working_dir"] = str(archive)
+        return cluster.send(submission, wanted.entrypoint, runtime_env)
+
+
+def _package(wanted: JobFile, file: Path) -> Package | None:
+    """The folder to send; a recipe in it is read, so that a wrong one is not found out on the cluster."""
+    if wanted.working_dir is None:
+        return None
+    found = package((file.parent / wanted.working_dir).resolve(), wanted.include)
+    if wanted.train is not None and not Path(wanted.train.config).is_absolute():
+        if wanted.train.config not in found.names:
+            raise ConfigError(f"train.config: {wanted.train.config} is not among the files that are sent: see include")
+        from radet.recipe import Recipe
+
+        Recipe.read(found.root / wanted.train.config)
+    return found
+
+
+def _described(wanted: JobFile, found: Package | None, address: str, run: str) -> dict[str, Any]:
+    folder = None
+    if found is not None:
+        folder = {"root": str(found.root), "files": len(found.names), "bytes": found.size}
+    return {
+        "address": address,
+        "submission_id": f"{wanted.name}-{run}",
+        "entrypoint": wanted.entrypoint,
+        "env_vars": wanted.environment,
+        "working_dir": folder,
+    }
+
+
+def _pass_on(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _end(job: "Details") -> None:
+    from jobs.client import exit_code
+
+    code = exit_code(job)
+    if code and job.message and job.driver_exit_code is None:
+        _console.print(f"{job.submission_id}: {job.message}", style="yellow", soft_wrap=True, markup=False)
+    _console.print(f"{job.submission_id} {str(job.status).lower()}")
+    if code:
+        raise typer.Exit(code)

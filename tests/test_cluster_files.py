@@ -1,0 +1,250 @@
+"""cluster/: what schemas can say, and what they cannot: pins, entrypoints, resources, metric names."""
+
+import gzip
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import ray.autoscaler
+import typer
+import yaml
+
+from jobs.cli import app
+from pipelines.plan import Plan
+
+from .conftest import ROOT, SHARED
+
+CLUSTER = ROOT / "cluster"
+MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+RAY = {"raycluster.yaml": [], "raycronjob-nightly.yaml": ["jobTemplate", "rayClusterSpec"]}
+RAY |= {"rayjob-train.yaml": ["rayClusterSpec"], "rayservice.yaml": ["rayClusterConfig"]}
+PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(file.read_text()) if document]
+
+
+def clusters() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every RayCluster spec there is, by file."""
+    for name, path in RAY.items():
+        (document,) = documents(CLUSTER / "kuberay" / name)
+        spec = document["spec"]
+        for key in path:
+            spec = spec[key]
+        yield name, spec
+
+
+def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+def test_every_manifest_is_valid_to_its_schema() -> None:
+    file = SHARED / "kuberay" / "schemas.json.gz"
+    if not file.is_file():
+        pytest.skip("KubeRay's schemas are not there")
+    schemas = json.loads(gzip.decompress(file.read_bytes()))
+    checked = 0
+    for manifest in MANIFESTS:
+        for document in documents(manifest):
+            if document["apiVersion"].startswith("ray.io/"):
+                validator = jsonschema.Draft7Validator(schemas[f"{document['apiVersion']}/{document['kind']}"])
+                errors = [f"{manifest.name}: {error.message}" for error in validator.iter_errors(document)]
+                assert not errors
+                checked += 1
+    assert checked == len(RAY)
+
+
+def test_ray_up_takes_its_file() -> None:
+    from ray.autoscaler._private.util import validate_config
+
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    validate_config(config)
+    defaults = yaml.safe_load((Path(ray.autoscaler.__file__).parent / "aws" / "defaults.yaml").read_text())
+    assert set(config) <= set(defaults), "a key that the provider does not know"
+    types = config["available_node_types"]
+    head = types[config["head_node_type"]]
+    assert head["resources"]["CPU"] == 0
+    assert "--num-cpus=0" in " ".join(config["head_start_ray_commands"])
+    spot = {name for name, made in types.items() if "InstanceMarketOptions" in made["node_config"]}
+    assert spot == {"gpu_spot", "decode_spot"}
+    same = ("resources", "node_config")
+    on_demand, cheap = ({key: types[name][key] for key in same} for name in ("gpu_on_demand", "gpu_spot"))
+    assert cheap["node_config"].pop("InstanceMarketOptions") == {"MarketType": "spot"}
+    assert on_demand == cheap, "the fallback is the same machine"
+    assert types["gpu_spot"]["priority"] > types["gpu_on_demand"]["priority"]
+    assert types["gpu_spot"]["min_workers"] >= 1, "else radet score would plan without GPUs"
+
+
+@pytest.mark.parametrize(("name", "spec"), list(clusters()), ids=[name for name, _ in clusters()])
+def test_clusters_agree_with_the_pins_and_with_what_the_pipelines_ask_for(name: str, spec: dict[str, Any]) -> None:
+    assert spec["rayVersion"] == PINS["ray"] == ray.__version__
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert spec["enableInTreeAutoscaling"] is True
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    assert spec["authOptions"] == {"mode": "token", "secretName": "radet-ray-token"}
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert group["rayStartParams"]["object-spilling-directory"] == "/spill"
+    found: dict[str, float] = {"CPU": 0.0, "GPU": 0.0}
+    for group in spec["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        found["CPU"] += group["minReplicas"] * float(limits["cpu"])
+        found["GPU"] += group["minReplicas"] * float(limits.get("nvidia.com/gpu", 0))
+    plan = Plan.of(found, None)
+    assert plan.device == "cuda", "the nodes that are there at the start have a GPU"
+    assert plan.loaders >= 1
+
+
+@pytest.mark.parametrize(("name", "spec"), list(clusters()), ids=[name for name, _ in clusters()])
+def test_pods_are_not_root_and_secrets_are_references(name: str, spec: dict[str, Any]) -> None:
+    for pod in pods(spec):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert "env" not in container
+        mounts, volumes = ({entry["name"] for entry in owner} for owner in (container["volumeMounts"], pod["volumes"]))
+        assert mounts == volumes
+        gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+        tag = f"{version('radet')}-{'cuda' if gpu else 'cpu'}"
+        assert container["image"].endswith(f"/radet:{tag}")
+    names = {document["metadata"]["name"] for document in documents(CLUSTER / "kuberay" / "configuration.yaml")}
+    asked = {pod["serviceAccountName"] for pod in pods(spec)} | {
+        entry["configMapRef"]["name"]
+        for pod in pods(spec)
+        for entry in pod["containers"][0]["envFrom"]
+        if "configMapRef" in entry
+    }
+    assert asked <= names
+
+
+def test_no_file_holds_a_secret() -> None:
+    for file in CLUSTER.rglob("*"):
+        if file.is_file():
+            assert not re.search(
+                r"AKIA[0-9A-Z]{16}|(?i:secret_access_key|password|token): *[\"']?[A-Za-z0-9/+]{20,}", file.read_text()
+            )
+
+
+def entrypoints() -> Iterator[tuple[str, str]]:
+    for manifest in MANIFESTS:
+        for document in documents(manifest):
+            spec = document.get("spec", {})
+            entrypoint = spec.get("jobTemplate", spec).get("entrypoint")
+            if entrypoint:
+                yield manifest.name, entrypoint
+
+
+@pytest.mark.parametrize(("name", "entrypoint"), list(entrypoints()))
+def test_entrypoints_are_commands_that_exist(name: str, entrypoint: str) -> None:
+    program, command, *arguments = shlex.split(entrypoint)
+    assert program == "radet"
+    commands: Any = typer.main.get_command(app)
+    context = commands.commands[command].make_context(command, arguments)  # parses; refuses what it does not know
+    assert context.params["address"] == "auto"
+    config = context.params.get("config")
+    if config is not None:
+        assert (ROOT / "jobs" / config.name).is_file()
+        assert str(config.parent) == "/opt/radet/jobs", "where the Dockerfile puts recipes"
+
+
+def test_the_nightly_manifest_is_the_nightly_job() -> None:
+    from jobs.jobfile import read
+
+    commands = dict(entrypoints())
+    assert shlex.split(commands["raycronjob-nightly.yaml"]) == read(ROOT / "jobs" / "nightly-score.yaml").arguments
+    image = ["train.config=/opt/radet/jobs/train-clip-b16.yaml"]
+    assert sorted(shlex.split(commands["rayjob-train.yaml"])) == sorted(
+        read(ROOT / "jobs" / "train.yaml", image).arguments
+    )
+
+
+def test_the_service_is_the_serve_config() -> None:
+    (document,) = documents(CLUSTER / "kuberay" / "rayservice.yaml")
+    inline = yaml.safe_load(document["spec"]["serveConfigV2"])
+    config = CLUSTER / "serve.yaml"
+    if not config.is_file():
+        pytest.skip("cluster/serve.yaml is not there yet")
+    (ours,), (theirs,) = inline["applications"], yaml.safe_load(config.read_text())["applications"]
+    for key in ("name", "route_prefix", "import_path"):
+        assert ours[key] == theirs[key]
+    assert set(ours["args"]) <= set(theirs["args"])
+    assert ours["args"]["gpus"] == 1
+    known = {deployment["name"]: set(deployment["user_config"]) for deployment in theirs["deployments"]}
+    for deployment in ours["deployments"]:
+        assert set(deployment["user_config"]) <= known[deployment["name"]]
+
+
+def test_the_image_follows_the_pins() -> None:
+    text = (CLUSTER / "Dockerfile").read_text()
+    assert f'image.version="{version("radet")}"' in text
+    assert text.count("--constraint constraints.txt") == 3
+    assert text.count("USER 1000:1000") == 2
+    assert text.count("HEALTHCHECK") == 1
+    copied = set(re.findall(r"^COPY (?!--from)(.+?) \S+$", text, re.MULTILINE))
+    for source in {part for line in copied for part in line.split()}:
+        assert (ROOT / source).exists()
+        assert f"!{source}\n" in (ROOT / ".dockerignore").read_text()
+    images = {f"{version('radet')}-{kind}" for kind in ("cpu", "cuda")}
+    for file in CLUSTER.rglob("*.yaml"):
+        assert set(re.findall(r"/radet:(\S+)", file.read_text())) <= images
+
+
+def expressions() -> Iterator[str]:
+    rules = documents(CLUSTER / "prometheus-rules.yaml")[1]
+    for group in rules["spec"]["groups"]:
+        for rule in group["rules"]:
+            assert {"alert", "expr", "labels", "annotations"} <= set(rule)
+            assert {"summary", "action"} == set(rule["annotations"])
+            yield rule["expr"]
+    dashboard = json.loads((CLUSTER / "grafana" / "radet.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            yield target["expr"]
+
+
+def metrics(prefix: str) -> set[str]:
+    found = {name for text in expressions() for name in re.findall(rf"\b{prefix}[a-z0-9_]+", text)}
+    return {re.sub(r"_bucket$", "", name) for name in found} - {"ray_io_cluster"}
+
+
+def test_rays_metrics_exist() -> None:
+    """In Ray's own dashboards, which name every metric that it exports."""
+    folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
+    text = "".join(file.read_text() for file in folder.glob("*.py"))
+    used = metrics("ray_")
+    assert len(used) > 5
+    assert not {name for name in used if not re.search(rf"\b{name}\b", text)}
+
+
+def test_our_metrics_exist() -> None:
+    observe = ROOT / "pipelines" / "observe.py"
+    if not observe.is_file():
+        pytest.skip("pipelines/observe.py is not there yet")
+    text = observe.read_text()
+    assert not {name for name in metrics("radet_") if not re.search(rf"\b{name}\b", text)}
+
+
+def test_policies_let_in_what_is_needed_and_no_more() -> None:
+    policies = {p["metadata"]["name"]: p["spec"] for p in documents(CLUSTER / "kuberay" / "networkpolicies.yaml")}
+    deny = policies["radet-default-deny"]
+    assert (deny["podSelector"], deny["policyTypes"]) == ({}, ["Ingress", "Egress"])
+    assert "ingress" not in deny
+    assert "egress" not in deny
+    for name, spec in policies.items():
+        for rule in spec.get("ingress", []):
+            assert rule.get("from"), f"{name} lets everyone in"
+    (outside,) = (rule["to"][0]["ipBlock"] for rule in policies["radet-egress"]["egress"] if "ipBlock" in rule["to"][0])
+    assert "169.254.0.0/16" in outside["except"]
+    labels = {"radet/may-submit": "true"}
+    for name in ("raycronjob-nightly.yaml", "rayjob-train.yaml"):
+        (document,) = documents(CLUSTER / "kuberay" / name)
+        spec = document["spec"].get("jobTemplate", document["spec"])
+        assert spec["submitterPodTemplate"]["metadata"]["labels"] == labels

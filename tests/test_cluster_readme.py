@@ -1,0 +1,76 @@
+"""cluster/README.md: every command in it is run as far as it can be here."""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from jobs.cli import app
+
+from .conftest import RADET, ROOT
+
+TEXT = (ROOT / "cluster" / "README.md").read_text(encoding="utf-8")
+
+
+def lines() -> Iterator[str]:
+    for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+
+
+def words(line: str) -> list[str]:
+    """The command, without variables set for it."""
+    parts = shlex.split(line)
+    while re.fullmatch(r"[A-Z_]+=.*", parts[0], re.DOTALL):
+        parts.pop(0)
+    return parts
+
+
+def radets() -> list[str]:
+    return [line for line in lines() if words(line)[0] == "radet"]
+
+
+@pytest.mark.parametrize("line", radets())
+def test_radets_commands_are_understood(line: str) -> None:
+    _, name, *arguments = words(line)
+    commands: Any = typer.main.get_command(app)
+    command = commands.commands[name]
+    if name == "jobs":
+        command, (_, *arguments) = command.commands[arguments[0]], arguments
+    command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("line", [line for line in radets() if words(line)[1] == "submit"])
+def test_every_submission_could_be_sent(line: str) -> None:
+    command = [RADET, *words(line)[1:], "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "radet score" in done.stdout
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    later = {"serve.yaml"}  # the endpoint's
+    named = {part for line in lines() for part in words(line) if re.search(r"^(cluster|jobs)/", part)}
+    named |= {
+        f"cluster/{name}" for name in re.findall(r"`((?:kuberay|grafana)/[a-z.-]+|[a-z-]+\.yaml|Dockerfile)`", TEXT)
+    }
+    missing = {name for name in named if not (ROOT / name).exists() and name.removeprefix("cluster/") not in later}
+    named_jobs = {name for name in missing if (ROOT / name.replace("cluster/", "cluster/kuberay/")).exists()}
+    assert not missing - named_jobs
+    for source in re.findall(r"`(benchmarks/results/\S+?|pipelines/\S+?)`", TEXT):
+        assert (ROOT / source).is_file(), source
+
+
+def test_the_arithmetic_adds_up() -> None:
+    """The worked example, from the table above it."""
+    for tflops, gflop, rate, ms, cores in ((121, 70, 690, 2.4, 1.7), (989, 324, 1220, 2.4, 2.9)):
+        assert 0.40 * tflops * 1000 / gflop == pytest.approx(rate, rel=0.01)
+        assert rate * ms / 1000 == pytest.approx(cores, abs=0.06)
+    assert pytest.approx(0.39, abs=0.01) == 1e6 / 690 / 3600 * 0.98
+    assert pytest.approx(1.14, abs=0.01) == 1e6 / 1220 / 3600 * 5
+    assert pytest.approx(14, abs=0.6) == 1e6 / 20.5 / 3600
+    assert pytest.approx(160, abs=2) == 1e6 / 1.75 / 3600
