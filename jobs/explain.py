@@ -28,11 +28,13 @@ def explain(
     """
     from PIL import Image
 
+    from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
     from radet.explain import explain as run
 
     console = Console(highlight=False)
-    detector = Detector.from_pretrained(model)
+    find_encoders()
+    detector = Detector.from_pretrained(local_model(model))
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for image, name in zip(images, _names(images), strict=True):

@@ -50,11 +50,13 @@ def selftest(
     The drift floor is how far an image "drifts" though nothing was changed, by rounding alone. A precision whose floor
     is over 1 % of the median drift of real images is refused: exit code 2.
     """
+    from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
     from radet.selftest import MAX_FLOOR
     from radet.selftest import selftest as check
 
-    result = check(Detector.from_pretrained(model, device=device, precision=precision))
+    find_encoders()
+    result = check(Detector.from_pretrained(local_model(model), device=device, precision=precision))
     _console.print(f"{result.model_id} in {result.precision} on {result.device}: passed")
     _console.print(f"golden error  {result.golden_error:.1e}")
     _console.print(

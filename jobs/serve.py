@@ -43,15 +43,16 @@ def serve(
     from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
     from pipelines.serve import ServeArgs, problems, start, stop
+    from pipelines.weights import local_model
 
-    folder = resolve(model)  # a wrong name or config is told before anything starts
+    folder = resolve(local_model(model))  # a wrong name or config is told before anything starts
     DetectorConfig.read(folder)
     if address is None:
         Doorkeeper()  # and so is a list of keys that cannot be read
     console = Console(stderr=True, highlight=False)
     least, most = span("--replicas", replicas)
     args = ServeArgs(
-        model=model if model.startswith("hf://") or address else str(folder.absolute()),
+        model=model if model.startswith(("hf://", "s3://")) or address else str(folder.absolute()),
         allow_url=allow_url,
         min_replicas=least,
         max_replicas=most,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled, list_labelled, list_reference
 from pipelines.storage import Folder, open_folder
+from pipelines.weights import find_encoders, local_model
 from radet.analysis import Analysis, analyse
 from radet.crop import CropPolicy
 from radet.detector import Detector
@@ -54,7 +55,8 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
     """
     listed = list_labelled(job.data)
     reference = None if job.reference is None else list_reference(job.reference)
-    detector = Detector.from_pretrained(job.model, device=job.device)
+    find_encoders()
+    detector = Detector.from_pretrained(local_model(job.model), device=job.device)
     folder = open_folder(job.out)
     chosen = choose(listed, job.limit)
     locations = [listed.locations[position] for position in chosen]

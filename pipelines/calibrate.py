@@ -15,6 +15,7 @@ from pipelines.evaluate import logits_of
 from pipelines.labelled import list_labelled
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.storage import open_folder
+from pipelines.weights import local_model
 from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
 from radet.config import DetectorConfig, resolve
 from radet.errors import ConfigError
@@ -43,7 +44,7 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     """
     if not job.rates or not all(0 < rate < 1 for rate in job.rates):
         raise ConfigError("rates are shares between 0 and 1, such as 0.01")
-    folder = resolve(job.model)
+    folder = resolve(local_model(job.model))
     if job.out.resolve() == folder.resolve():
         raise ConfigError(f"{job.out} is the checkpoint itself: give another folder")
     config = DetectorConfig.read(folder)

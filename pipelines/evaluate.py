@@ -30,6 +30,7 @@ from pipelines.ledger import Ledger
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
+from pipelines.weights import find_encoders, local_model
 from radet.config import DetectorConfig
 from radet.config import resolve as resolve_model
 from radet.degradations import CLEAN, conditions
@@ -129,7 +130,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     if len(set(job.models)) != len(job.models) or not job.models:
         raise ConfigError("name one model at least, and none twice")
     for model in (*job.models, *job.peers):
-        DetectorConfig.read(resolve_model(model))
+        DetectorConfig.read(resolve_model(local_model(model)))
     labelled = draw(list_labelled(job.data), job.limit)
     groups = pair_groups(labelled, job.groups)
     folder = open_folder(job.out)
@@ -197,9 +198,10 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
     from radet.detector import Detector  # noqa: PLC0415 - torch, which other drivers do without
     from radet.peers import LINEAR, LINEAR_SOURCE, drift_detectors, linear_detector  # noqa: PLC0415
 
+    find_encoders()
     found: list[_Entrant] = []
     for model in dict.fromkeys((*job.models, *job.peers)):
-        detector = Detector.from_pretrained(model)
+        detector = Detector.from_pretrained(local_model(model))
         if model in job.models:
             name = _unique(detector.config.name, found)
             found.append(
@@ -211,14 +213,22 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
             if (linear := linear_detector(detector)) is not None:
                 peers.insert(0, (LINEAR, LINEAR_SOURCE, linear))
             for name, source, other in peers:
-                folder = scratch / _slug(name + suffix)
-                other.save_pretrained(folder)
+                where = _saved(other, _slug(name + suffix), scratch, job.out)
                 found.append(
-                    _Entrant(
-                        name=name + suffix, source=source, model=str(folder), config=other.config, gmac=gmac(other)
-                    )
+                    _Entrant(name=name + suffix, source=source, model=where, config=other.config, gmac=gmac(other))
                 )
     return found
+
+
+def _saved(detector: Any, slug: str, scratch: Path, out: str) -> str:
+    """Where the scoring processes find a peer: in OUT if that is S3, which every node reaches, else on this disk."""
+    detector.save_pretrained(scratch / slug)
+    if not out.startswith("s3://"):
+        return str(scratch / slug)
+    shared = open_folder(f"{out.rstrip('/')}/models/{slug}")
+    for file in (scratch / slug).iterdir():
+        shared.write(file.name, file.read_bytes())
+    return shared.url
 
 
 def gmac(detector: Any) -> float:

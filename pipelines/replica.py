@@ -18,6 +18,7 @@ from pipelines.monitor import REPORT_EVERY_S, Report
 from pipelines.observe import Meters
 from pipelines.process import tune
 from pipelines.settings import Band, ScorerSettings
+from pipelines.weights import find_encoders, local_model
 from radet.config import VerdictConfig
 from radet.crop import CropPolicy
 from radet.errors import ConfigError, ModelError, RadetError
@@ -154,7 +155,8 @@ class Scorer:
         from radet.selftest import selftest  # noqa: PLC0415
 
         tune(self._threads)
-        detector = Detector.from_pretrained(self._model, device=self._device)
+        find_encoders()
+        detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         tested = selftest(detector, batches=_SELF_TEST_BATCHES)
         config = detector.config
         calibration, reference = config.calibration, config.reference
