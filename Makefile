@@ -14,7 +14,8 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 chaos: .venv/installed
-	$(BIN)/python -m pytest tests/chaos tests/test_commit.py tests/test_submit.py tests/test_train.py -m "slow or not slow" -v
+	$(BIN)/python -m pytest tests/chaos tests/test_commit.py tests/test_submit.py tests/test_train.py \
+		tests/test_serve.py tests/test_fuzz.py tests/web/test_page.py -m "slow or not slow" -v
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

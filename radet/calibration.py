@@ -11,13 +11,14 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
-from radet.metrics import expected_calibration_error, quantiles, share_interval, threshold_at
+from radet.metrics import auroc, expected_calibration_error, quantiles, share_interval, threshold_at
 from radet.score import Verdict
 
 Floats = NDArray[np.float64]
 
 _ROUNDING = 1e-6  # of a probability
 _LEAST_WEIGHT = 1e-3  # of a branch that says nothing
+_WORTH = 0.55  # AUROC of a branch alone, below which it is not listened to
 _RIDGE = 1e-4  # where the classes are separable, weights would grow without end
 
 
@@ -25,10 +26,12 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
     """(weight of each branch, bias): the logistic regression of the label on B branches' logits, weights >= 0, both
     classes given the same weight.
 
+    A branch that is hardly better than a coin there gets next to none: what little a fit finds in it is chance.
     On pictures of sources that no branch was trained on: how far a branch is right about those it was trained on says
     little of what it is worth (Wolpert, "Stacked generalization", 1992).
     """
     logit, label = np.asarray(logit_NB, np.float64), np.asarray(label_N, bool)
+    worth = [auroc(column, label) >= _WORTH for column in logit.T]
     share = np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum())
     sign = np.where(label, 1.0, -1.0)
 
@@ -38,9 +41,9 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
         value = float(share @ np.logaddexp(0, -margin) + _RIDGE / 2 * parameters[:-1] @ parameters[:-1])
         return value, np.append(slope @ logit + _RIDGE * parameters[:-1], slope.sum())
 
-    branches = logit.shape[1]
-    bounds = [(_LEAST_WEIGHT, None)] * branches + [(None, None)]
-    found = minimize(loss, np.append(np.ones(branches), 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
+    start = np.append(np.where(worth, 1.0, _LEAST_WEIGHT), 0.0)
+    bounds = [(_LEAST_WEIGHT, None if good else _LEAST_WEIGHT) for good in worth] + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     return found.x[:-1], float(found.x[-1])
 
 

@@ -40,6 +40,7 @@ def write_card(
         config.description or "A RA-Det detector trained by radet.",
         "",
         f"* encoder: {config.encoder.family} `{config.encoder.name}`, weights `{config.encoder.weights}`, frozen",
+        *(_ROUNDED if config.encoder.rounding == "int8" else []),
         f"* probe: `{config.probe.kind}`" + (f", eps {config.probe.eps * 255:g}/255" * (config.probe.kind == "drp")),
         f"* branches: {', '.join(recipe.branches)}; layers {', '.join(map(str, recipe.layers))}",
         f"* training data: {provenance.training}",
@@ -96,6 +97,12 @@ def write_card(
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
+
+_ROUNDED = [
+    "* rounding: the tower's matrices are rounded to 8 bits a channel (w -> s round(w / s), s = max|w| / 127) whenever "
+    "it is loaded, so that a published tower and a copy that was stored in 8 bits give the same scores. Where another "
+    "library breaks a tie the other way, the golden scores decide (1e-3) and the model id differs"
+]
 
 _TAKEN_AWAY = {
     "learned": "nothing: delta as the probe makes it",

@@ -31,7 +31,7 @@ from .conftest import free_port
 from .contract.test_golden_scores import images as golden_images
 from .test_routes import EVIDENCE
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "radet" / "weights" / "radet-lite"

@@ -22,7 +22,7 @@ from .conftest import RADET, ROOT, S3Server, free_ports, write_corpus
 from .nodes import Nodes, radet, upload
 from .s3_proxy import Proxy, proxy
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3]
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
 COUNT = 200
 _names = itertools.count()

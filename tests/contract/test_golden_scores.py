@@ -6,6 +6,7 @@ everywhere. To accept a change on purpose: python tests/contract/test_golden_sco
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,7 @@ import torch
 from PIL import Image
 
 from radet import Detector
-from radet.config import ProbeConfig
-from radet.encoders import describe
-from radet.fit import fit_reference, read_crops
+from radet.selftest import require_golden
 
 GOLDEN = Path(__file__).with_name("golden_scores.json")
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
@@ -74,32 +73,11 @@ def test_radet_lite_scores_as_committed():
     assert_golden(scored(detector, images()), golden["scores"])
 
 
-def clip_checkpoint(folder):
-    """A checkpoint around the real CLIP ViT-B/16 tower, its reference fitted on three of scikit-image's pictures."""
-    weights = folder / "clip.safetensors"
-    unpack = [sys.executable, str(WEIGHTS / "unpack.py"), str(weights)]
-    subprocess.run(unpack, check=True, capture_output=True)
-    encoder = describe(
-        "open_clip",
-        "ViT-B-16-quickgelu",
-        weights.name,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-        folder=folder,
-    )
-    crop = Detector.from_pretrained("radet-lite").config.crop
-    detector = fit_reference(
-        encoder,
-        ProbeConfig(kind="gaussian"),
-        read_crops([PICTURES / name for name in FILES[:3]], crop),
-        name="clip-b16",
-        description="The tower of a test",
-        source="three pictures of scikit-image",
-        crop=crop,
-        folder=folder,
-    )
-    detector.save_pretrained(folder)
-    return folder
+def unpack_tower(folder):
+    """The real CLIP tower where RADET_WEIGHTS is to look for it."""
+    target = folder / "clip-vit-b16-openai.safetensors"
+    subprocess.run([sys.executable, str(WEIGHTS / "unpack.py"), str(target)], check=True, capture_output=True)
+    os.environ["RADET_WEIGHTS"] = str(folder)
 
 
 def half(pictures):
@@ -109,11 +87,14 @@ def half(pictures):
 
 @pytest.mark.weights
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the project's weights folder ../shared/weights is not there")
-def test_the_real_clip_tower_scores_as_committed(tmp_path):
-    golden = json.loads(GOLDEN.read_text())["clip-b16"]
-    detector = Detector.from_pretrained(clip_checkpoint(tmp_path))
-    assert detector.config.encoder.sha256 == golden["encoder_sha256"]
+def test_radet_clip_b16_scores_as_committed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RADET_WEIGHTS", "")  # and back to what it was
+    unpack_tower(tmp_path)
+    golden = json.loads(GOLDEN.read_text())["radet-clip-b16"]
+    detector = Detector.from_pretrained("radet-clip-b16")
+    assert detector.model_id == golden["model_id"]
     assert_golden(scored(detector, half(images())), golden["scores"])
+    assert require_golden(detector) < 1e-3
 
 
 def main():
@@ -122,8 +103,9 @@ def main():
     lite = Detector.from_pretrained("radet-lite")
     golden["radet-lite"] = {"model_id": lite.model_id, "scores": scored(lite, images())}
     with tempfile.TemporaryDirectory() as folder:
-        clip = Detector.from_pretrained(clip_checkpoint(Path(folder)))
-    golden["clip-b16"] = {"encoder_sha256": clip.config.encoder.sha256, "scores": scored(clip, half(images()))}
+        unpack_tower(Path(folder))
+        clip = Detector.from_pretrained("radet-clip-b16")
+    golden["radet-clip-b16"] = {"model_id": clip.model_id, "scores": scored(clip, half(images()))}
     GOLDEN.write_text(json.dumps(golden, indent=2) + "\n")
 
 
