@@ -1,6 +1,5 @@
 """`radet analyze`: what a detector's evidence is made of."""
 
-import time
 from types import TracebackType
 from typing import Annotated
 
@@ -8,7 +7,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-_SAY_EVERY_S = 30.0
+from jobs.lines import Lines
+
 _BROKEN_SHOWN = 20
 
 
@@ -72,8 +72,7 @@ class _Screen:
     """A bar for the stage at work; where there is no terminal to draw one, a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said = time.monotonic()
+        self._lines = Lines(console)
         self._stage: TaskID | None = None
         self._name = ""
         self._bar = Progress(
@@ -101,6 +100,4 @@ class _Screen:
                 self._bar.remove_task(self._stage)
             self._stage, self._name = self._bar.add_task(stage, total=total), stage
         self._bar.update(self._stage, completed=done, total=total)
-        if not self._console.is_terminal and time.monotonic() - self._said > _SAY_EVERY_S:
-            self._said = time.monotonic()
-            self._console.print(f"{stage}: {done}/{total}")
+        self._lines.say(f"{stage}: {done}/{total}")

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from radet.errors import ConfigError, RadetError
-from radet.typed import from_dict
+from radet.errors import ConfigError
+from radet.typed import from_yaml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -176,22 +176,16 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
 
     Raises ConfigError that names the file, the key and what to write there.
     """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
-    for override in overrides:
-        _override(data, override)
-    for section, key in _SPANS:
-        given = data.get(section) if isinstance(data, dict) else None
-        if isinstance(given, dict) and isinstance(given.get(key), int):
-            raise ConfigError(f'{file}: {section}.{key}: in quotes, "2" or "2:8", which YAML reads as another number')
-    try:
-        return from_dict(JobFile, data, complete=False)
-    except RadetError as error:
-        raise ConfigError(f"{file}: {error.message}") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
+
+    def change(data: Any) -> None:
+        for override in overrides:
+            _override(data, override)
+        for section, key in _SPANS:
+            given = data.get(section) if isinstance(data, dict) else None
+            if isinstance(given, dict) and isinstance(given.get(key), int):
+                raise ConfigError(f'{section}.{key}: in quotes, "2" or "2:8", which YAML reads as another number')
+
+    return from_yaml(JobFile, file, change)
 
 
 def _override(data: Any, override: str) -> None:

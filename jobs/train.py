@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from radet.errors import ConfigError
+from jobs.spans import span
 
 
 def train(
@@ -39,12 +39,13 @@ def train(
     from pipelines.train import train as run
     from radet.recipe import Recipe
 
+    least, most = span("--workers", workers)
     job = TrainJob(
         recipe=Recipe.read(config),
         data=data,
         val=val,
         out=out,
-        workers=_workers(workers),
+        workers=least if least == most else (least, most),
         gpus=gpus,
         resume=resume,
         address=address,
@@ -52,14 +53,3 @@ def train(
     console = Console(stderr=True, highlight=False)
     with TrainScreen(console) as screen:
         publish(job, run(job, screen), screen.events, console)
-
-
-def _workers(text: str) -> int | tuple[int, int]:
-    try:
-        least, _, most = text.partition(":")
-        found: int | tuple[int, int] = (int(least), int(most)) if most else int(least)
-    except ValueError:
-        raise ConfigError(f"--workers is a number or LEAST:MOST, not {text!r}") from None
-    if min(found if isinstance(found, tuple) else (found,)) < 1 or (isinstance(found, tuple) and found[0] > found[1]):
-        raise ConfigError(f"--workers {text}: at least 1, and LEAST not above MOST")
-    return found

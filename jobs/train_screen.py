@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from jobs.lines import Lines
 from pipelines.labelled import Labelled
 from pipelines.storage import open_folder
 from pipelines.train import Trained, TrainJob, TrainWatcher
@@ -20,7 +20,6 @@ from radet.detector import Detector
 from radet.finish import Provenance, finish
 
 _BROKEN_SHOWN = 20
-_SAY_EVERY_S = 30.0
 
 
 class TrainScreen(TrainWatcher):
@@ -28,7 +27,7 @@ class TrainScreen(TrainWatcher):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said = 0.0
+        self._lines = Lines(console)
         self._folder = tempfile.TemporaryDirectory()
         self._writer = SummaryWriter(self._folder.name)
         self._bar = Progress(
@@ -77,9 +76,7 @@ class TrainScreen(TrainWatcher):
     def _show(self, done: int, total: int, *, epoch: int, state: str) -> None:
         """On the bar; where there is no terminal to draw one, as a line now and then."""
         self._bar.update(self._task, total=total, completed=done, epoch=epoch, state=state)
-        if not self._console.is_terminal and time.monotonic() - self._said > _SAY_EVERY_S:
-            self._said = time.monotonic()
-            self._console.print(f"epoch {epoch}: {done}/{total}, {state}")
+        self._lines.say(f"epoch {epoch}: {done}/{total}, {state}")
 
     def validated(self, epoch: dict[str, float]) -> None:
         self._console.print(

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which people with any colour vision tell apart; lin
 
 import io
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from pipelines.evaluate import Contender, Evaluation
 from radet.degradations import CLEAN, NEUTRAL, SUITES
 from radet.ranking import Ranking
+
+Floats = NDArray[np.float64]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
@@ -34,13 +37,8 @@ def svg(figure: Figure) -> str:
 def roc(found: Evaluation, *, low: bool = False) -> Figure:
     """True over false positive rate of every detector; `low` shows what counts in practice, 0.1 % to 10 %."""
     figure, axes = _axes(5.2, 4.4)
-    for number, contender in enumerate(_shown(found)):
-        there, score, label = _clean(contender, found)
-        if not there.any():
-            continue
-        (tp_G,), (fp_G,) = Ranking(score, label).curve()
-        x, y = fp_G / fp_G[-1], tp_G / tp_G[-1]
-        axes.step(x, y, where="post", label=contender.name, **_style(number))
+    for style, tp_G, fp_G in _curves(found):
+        axes.step(fp_G / fp_G[-1], tp_G / tp_G[-1], where="post", **style)
     if low:
         axes.set(xscale="log", xlim=(1e-3, 0.1))
     else:
@@ -53,17 +51,21 @@ def roc(found: Evaluation, *, low: bool = False) -> Figure:
 def precision_recall(found: Evaluation) -> Figure:
     """Precision over recall, generated pictures being the positives."""
     figure, axes = _axes(5.2, 4.4)
-    for number, contender in enumerate(_shown(found)):
-        there, score, label = _clean(contender, found)
-        if not there.any():
-            continue
-        (tp_G,), (fp_G,) = Ranking(score, label).curve()
-        recall, precision = tp_G[1:] / tp_G[-1], tp_G[1:] / (tp_G[1:] + fp_G[1:])
-        axes.plot(recall, precision, label=contender.name, **_style(number))
+    for style, tp_G, fp_G in _curves(found):
+        axes.plot(tp_G[1:] / tp_G[-1], tp_G[1:] / (tp_G[1:] + fp_G[1:]), **style)
     share = float(found.labelled.generated.mean())
     axes.axhline(share, color="#bbbbbb", linewidth=0.8)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     return _legend(figure, axes)
+
+
+def _curves(found: Evaluation) -> Iterator[tuple[dict[str, Any], Floats, Floats]]:
+    """Of every detector shown: its line's look and label, true and false positives by falling threshold."""
+    for number, contender in enumerate(_shown(found)):
+        there, score, label = _clean(contender, found)
+        if there.any():
+            (tp_G,), (fp_G,) = Ranking(score, label).curve()
+            yield {"label": contender.name, **_style(number)}, tp_G, fp_G
 
 
 def scores(contender: Contender, found: Evaluation) -> Figure:
@@ -170,14 +172,14 @@ def _shown(found: Evaluation) -> list[Contender]:
     return sorted(found.contenders, key=lambda contender: contender.gmac is None)[:_MOST]
 
 
-def _clean(contender: Contender, found: Evaluation) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
+def _clean(contender: Contender, found: Evaluation) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
     score = contender.scored[CLEAN].score
     there = np.isfinite(score)
     return there, score[there], found.labelled.generated[there]
 
 
 def _histogram(
-    values: NDArray[np.float64],
+    values: Floats,
     generated: NDArray[np.bool_],
     name: str,
     bounds: tuple[float, float] | None = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from radet.config import ThresholdConfig
 from radet.score import SCHEMA_VERSION, Score
 
 
@@ -120,15 +121,6 @@ class ExplainAnswer(_Answered):
     images: Images | None = None
 
 
-class Threshold(BaseModel):
-    target_fpr: float
-    value: float
-    achieved_fpr: float
-    interval: tuple[float, float]
-    tpr: float
-    images: int
-
-
 class ModelAnswer(BaseModel):
     """What scores now."""
 
@@ -144,7 +136,7 @@ class ModelAnswer(BaseModel):
     crop: dict[str, Any]
     calibrated: bool
     band: Band | None
-    thresholds: list[Threshold]
+    thresholds: list[ThresholdConfig]
     others: Annotated[list[str], Field(description="model ids that score beside it while a rollout is under way")]
     limits: dict[str, float]
     url_input: bool

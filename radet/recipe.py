@@ -6,13 +6,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from radet.augment import AugmentConfig
 from radet.config import BranchName, Family, Precision, ProbeConfig, Rounding
 from radet.crop import CropPolicy
-from radet.errors import ConfigError, RadetError
-from radet.typed import from_dict
+from radet.errors import ConfigError
+from radet.typed import from_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,13 +147,4 @@ class Recipe:
     @classmethod
     def read(cls, file: str | Path) -> "Recipe":
         """From YAML. Raises ConfigError that names the file, the key and what to write there."""
-        try:
-            data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
-        try:
-            return from_dict(cls, data, complete=False)
-        except RadetError as error:
-            raise ConfigError(f"{file}: {error.message}") from None
-        except ValueError as error:
-            raise ConfigError(f"{file}: {error}") from None
+        return from_yaml(cls, file)

@@ -1,8 +1,14 @@
 """Frozen dataclasses from JSON or YAML, strictly: what a file says wrongly is an error that names the key."""
 
 import types
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from radet.errors import ConfigError, RadetError
 
 _T = TypeVar("_T")
 _THE_FILE = "the file"
@@ -27,6 +33,25 @@ def from_dict(cls: type[_T], data: object, *, complete: bool = True, where: str 
     prefix = "" if where == _THE_FILE else f"{where}."
     values = {key: _value(hints[key], value, prefix + key, complete) for key, value in data.items()}
     return cast(_T, cls(**values))
+
+
+def from_yaml(cls: type[_T], file: str | Path, change: Callable[[Any], None] | None = None) -> _T:
+    """The dataclass `cls` from a YAML file; keys with a default may be left out. `change` edits what was read first.
+
+    Raises ConfigError that names the file, the key and what to write there.
+    """
+    try:
+        data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
+    try:
+        if change is not None:
+            change(data)
+        return from_dict(cls, data, complete=False)
+    except RadetError as error:
+        raise ConfigError(f"{file}: {error.message}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _value(hint: Any, value: object, where: str, complete: bool) -> object:

@@ -1,0 +1,111 @@
+"""`radet report`: the page of a scoring run says what its rows say."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipelines.run_report import run_page
+from pipelines.score import ScoreJob, Watcher, score
+from pipelines.sink import read_scores
+from radet.errors import ConfigError
+
+from .conftest import write_corpus
+
+
+class _Page(HTMLParser):
+    """The page's tables as rows of cells, its pictures, and every address that it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.pictures: list[tuple[str, str]] = []
+        self.fetched: list[str] = []
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = True
+            self.rows[-1].append("")
+        if tag == "img":
+            self.pictures.append((given["alt"], given["src"]))
+        self.fetched += [given[name] for name in ("src", "href") if name in given and given[name][:5] != "data:"]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def scored(
+    ray_session: None, photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A folder with copies and broken files, and what scoring it wrote."""
+    folder, out = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("scores") / "out"
+    write_corpus(folder, 12, photographs)
+    shutil.copy(folder / "0" / "00000.jpg", folder / "copy.jpg")
+    shutil.copy(folder / "0" / "00000.jpg", folder / "<b>another & copy.jpg")
+    (folder / "empty.jpg").touch()
+    (folder / "page.jpg").write_text("<html>not a picture</html>")
+    score(ScoreJob(src=str(folder), out=str(out)), Watcher())
+    return folder, out
+
+
+@pytest.mark.ray
+def test_it_counts_what_the_rows_say(scored: tuple[Path, Path]) -> None:
+    folder, out = scored
+    text = run_page(str(out))
+    page, rows = _Page(text), read_scores(str(out)).to_pylist()
+    tiles = dict(re.findall(r"<div><b>([^<]*)</b><span>([^<]*)</span></div>", text))
+    assert {name: value for value, name in tiles.items() if name in ("inputs", "scored", "not scored")} == {
+        "inputs": "16",
+        "scored": "14",
+        "not scored": "2",
+    }
+    assert ["ok", "14"] in page.rows
+    assert [str(folder / "empty.jpg"), "empty"] in [row[:2] for row in page.rows]
+    assert [str(folder / "page.jpg"), "not_an_image"] in [row[:2] for row in page.rows]
+    for verdict in ("real", "uncertain", "generated"):
+        count = sum(row["verdict"] == verdict for row in rows)
+        assert ([verdict, str(count)] in page.rows) == (count > 0)
+    copies = [row for row in page.rows if row[0] in (str(folder / "copy.jpg"), str(folder / "<b>another & copy.jpg"))]
+    assert [row[1] for row in copies] == ["3"]
+
+
+@pytest.mark.ray
+def test_it_shows_the_likeliest_once_each_and_fetches_nothing(scored: tuple[Path, Path]) -> None:
+    _, out = scored
+    page, rows = _Page(run_page(str(out))), read_scores(str(out)).to_pylist()
+    ok = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: (-row["p_generated"], row["uri"]))
+    first_of = list({row["sha256"]: row["uri"] for row in reversed(ok)}.values())
+    assert [alt for alt, _ in page.pictures] == first_of[::-1]
+    assert all(src.startswith("data:image/") for _, src in page.pictures)
+    assert page.fetched == []
+
+
+@pytest.mark.ray
+def test_the_command_writes_it_beside_the_rows_or_elsewhere(scored: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = scored
+    for arguments, target in (([], out), (["--to", str(tmp_path / "page")], tmp_path / "page")):
+        result = CliRunner().invoke(app, ["report", str(out), *arguments])
+        assert result.exit_code == 0, result.output
+        assert (target / "report.html").read_text().startswith("<!doctype html>")
+    assert len(read_scores(str(out), verify=True)) == 16, "the page is no part of the scores"
+
+
+def test_an_output_without_a_run_has_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no committed run"):
+        run_page(str(tmp_path))
