@@ -1,4 +1,5 @@
-"""Bytes of one input, wherever it lies: a local file, an S3 object, a web page; or one of these, degraded.
+"""Bytes of one input, wherever it lies: a local file, an S3 object, a web page, a row of a Parquet file; or one of
+these, degraded.
 
 Batch and online share it.
 """
@@ -10,8 +11,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pipelines import degraded, s3
+from pipelines.cells import Cell
 from pipelines.http import HttpPolicy, HttpReader
-from radet.errors import FetchError, ImageError
+from radet.errors import ConfigError, FetchError, ImageError
 
 MAX_BYTES = 64 << 20
 
@@ -39,6 +41,8 @@ class Fetcher:
         if (parts := degraded.split(location)) is not None:
             source = self.look(parts[1])
             return Source(source.size, None if source.version is None else f"{parts[0]} {source.version}")
+        if (cell := Cell.parse(location)) is not None:
+            return Source(None, cell.version)
         if is_http(location):
             return Source(None, None)
         if location.startswith("s3://"):
@@ -55,7 +59,12 @@ class Fetcher:
             FetchError, ImageError
         """
         if (parts := degraded.split(location)) is not None:
-            return degraded.degrade(self.read(parts[1]), parts[0])
+            try:
+                return degraded.degrade(self.read(parts[1]), parts[0])
+            except ConfigError as error:
+                raise FetchError("not_found", error.message) from error
+        if (cell := Cell.parse(location)) is not None:
+            return self._capped(cell.read())
         if is_http(location):
             if self._http is None:
                 raise FetchError("blocked_address", "reading from the web is off: allow it with --allow-http")
@@ -73,6 +82,9 @@ class Fetcher:
                 if not stat.S_ISREG(mode):
                     raise ImageError("not_an_image", "a directory" if stat.S_ISDIR(mode) else "not a regular file")
                 data = file.read(self._max_bytes + 1)
+        return self._capped(data)
+
+    def _capped(self, data: bytes) -> bytes:
         if len(data) > self._max_bytes:
             raise FetchError("too_large_bytes", f"over the cap of {self._max_bytes:,} bytes")
         return data

@@ -1,9 +1,10 @@
-"""Labelled pictures for training and evaluation: trees of 0_real/1_fake, or a manifest or Parquet with label columns.
+"""Labelled pictures for training and evaluation: trees of 0_real/1_fake, a manifest, or Parquet with label columns.
 
 What is listed is small (a location, a label and a source each); the bytes stay where they are until a task reads them.
 """
 
 import csv
+import itertools
 import json
 import os
 from collections import Counter
@@ -14,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import parquet
-from pipelines.items import URI_COLUMNS, choose_column, is_image_name, resolve
+from pipelines.cells import Cell
+from pipelines.items import URI_COLUMNS, Entry, choose_column, is_image_name, resolve
 from pipelines.listing import walk
 from pipelines.sources import open_text
 from radet.errors import ConfigError
 from radet.labels import label_from_word, label_of
 
 _LABEL_COLUMNS = ("label", "is_fake", "is_generated", "generated", "target", "class")
+_MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_PEEK = 1000  # files looked at to tell what a folder holds
 _SOURCE_COLUMNS = ("generator", "source", "model")
 
 
@@ -78,8 +82,16 @@ def list_labelled(src: str) -> Labelled:
 
 def _labels(src: str) -> Iterator[tuple[str, bool | None, str]]:
     """Location, label and source of each picture, in any order."""
-    manifest = src.lower().rstrip("/").endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
-    return _manifest(src) if manifest else _tree(src)
+    if src.lower().endswith(_MANIFESTS):
+        return _manifest(src)
+    peeked = itertools.islice(walk(src), _PEEK)
+    if any(_is_parquet(entry) for entry in peeked):
+        return (row for entry in walk(src) if _is_parquet(entry) for row in _parquet(entry))
+    return _tree(src)
+
+
+def _is_parquet(entry: Entry) -> bool:
+    return entry.location.lower().endswith(".parquet")
 
 
 def _tree(root: str) -> Iterator[tuple[str, bool | None, str]]:
@@ -96,20 +108,36 @@ def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
     if first is None:
         raise ConfigError(f"{path} has no rows")
     uri = choose_column(path, list(first), None, URI_COLUMNS)
-    label = choose_column(path, list(first), None, _LABEL_COLUMNS)
-    source = next((name for name in _SOURCE_COLUMNS if name in first), None)
+    label, source = _columns(path, list(first))
     for row in (first, *rows):
         yield resolve(str(row[uri]), path), label_from_word(row[label]), str(row[source]) if source else ""
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    if path.lower().endswith(".parquet"):
-        with parquet.open_file(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-        return
     with open_text(path) as file:
         if path.lower().endswith((".csv", ".tsv")):
             yield from csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
         else:
             yield from (json.loads(line) for line in file if line.strip())
+
+
+def _parquet(entry: Entry) -> Iterator[tuple[str, bool | None, str]]:
+    """Rows with image bytes, or uris. The bytes stay where they are."""
+    path = entry.location
+    chosen = parquet.choose_columns(path, ids=None, column=None)
+    with parquet.open_file(path) as file:
+        label, source = _columns(path, file.schema_arrow.names)
+        columns = [name for name in (label, source, None if chosen["bytes"] else chosen["uri"]) if name]
+        for group in range(file.num_row_groups):
+            for place, row in enumerate(file.read_row_group(group, columns=columns).to_pylist()):
+                if chosen["bytes"]:
+                    location = Cell(path, entry.version or "", chosen["bytes"], group, place).location
+                else:
+                    location = resolve(str(row[chosen["uri"]]), path)
+                yield location, label_from_word(row[label]), str(row[source]) if source else ""
+
+
+def _columns(path: str, names: list[str]) -> tuple[str, str | None]:
+    """Of the label, and of what made a picture, if there is one."""
+    label = choose_column(path, names, None, _LABEL_COLUMNS)
+    return label, next((name for name in _SOURCE_COLUMNS if name in names), None)

@@ -4,15 +4,13 @@ Nodes share no filesystem. The processes of one do, and a lock there lets one of
 `hf://` needs nothing of this: Hugging Face's cache locks each file by itself.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from pipelines import s3
+from pipelines.node_cache import locked, node_cache
 from radet.errors import ModelError
 
 _NOT_THE_DETECTOR = ("_train/", "tensorboard/")  # what training leaves beside it
@@ -44,8 +42,8 @@ def _fetched(url: str) -> Path:
     digest = sha256(url.encode())
     for name in sorted(wanted):
         digest.update(f"\0{name}\0{wanted[name].etag}".encode())
-    folder = _cache() / digest.hexdigest()[:32]
-    with _locked(folder.with_suffix(".lock")):
+    folder = node_cache() / digest.hexdigest()[:32]
+    with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
             _fetch(bucket, wanted, folder)
     return folder
@@ -61,16 +59,3 @@ def _fetch(bucket: str, wanted: dict[str, s3.Object], folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         s3.download(f"s3://{bucket}/{item.key}", target)
     unfinished.rename(folder)
-
-
-def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radet"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, however the process ends
-        yield
