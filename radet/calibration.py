@@ -3,12 +3,10 @@
 Everything here is fitted on validation data and frozen in the checkpoint. N pictures; labels 1 = generated.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
 from radet.metrics import auroc, expected_calibration_error, quantiles, share_interval, threshold_at
@@ -32,19 +30,8 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
     """
     logit, label = np.asarray(logit_NB, np.float64), np.asarray(label_N, bool)
     worth = [auroc(column, label) >= _WORTH for column in logit.T]
-    share = np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum())
-    sign = np.where(label, 1.0, -1.0)
-
-    def loss(parameters: Floats) -> tuple[float, Floats]:
-        margin = sign * (logit @ parameters[:-1] + parameters[-1])
-        slope = -share * sign * sigmoid(-margin)
-        value = float(share @ np.logaddexp(0, -margin) + _RIDGE / 2 * parameters[:-1] @ parameters[:-1])
-        return value, np.append(slope @ logit + _RIDGE * parameters[:-1], slope.sum())
-
-    start = np.append(np.where(worth, 1.0, _LEAST_WEIGHT), 0.0)
-    bounds = [(_LEAST_WEIGHT, None if good else _LEAST_WEIGHT) for good in worth] + [(None, None)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return found.x[:-1], float(found.x[-1])
+    bounds = [(_LEAST_WEIGHT, None if good else _LEAST_WEIGHT) for good in worth]
+    return _logistic_regression(logit, label, np.where(worth, 1.0, _LEAST_WEIGHT), bounds, ridge=_RIDGE)
 
 
 def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> CalibrationConfig:
@@ -53,9 +40,8 @@ def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> Calibra
     So p is the probability at even odds, whatever the mixture of the validation data (Platt 1999).
     """
     logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, bool)
-    model = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-8, max_iter=1000)
-    model.fit(logit[:, None], label)
-    scale, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    (scale,), offset = _logistic_regression(logit[:, None], label, np.ones(1), [(None, None)], ridge=0.0)
+    scale = float(scale)
     p_N = sigmoid(scale * logit + offset)
     return CalibrationConfig(
         scale=scale,
@@ -67,6 +53,39 @@ def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> Calibra
         real=quantiles(p_N[~label]),
         generated=quantiles(p_N[label]),
     )
+
+
+def _logistic_regression(
+    x_NB: Floats,
+    label_N: NDArray[np.bool_],
+    start_B: Floats,
+    bounds: Sequence[tuple[float | None, float | None]],
+    *,
+    ridge: float,
+) -> tuple[Floats, float]:
+    """(weights [B] within `bounds`, bias) that minimise the mean log loss, both classes given the same weight, plus
+    ridge / 2 |weights|^2."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - a second, which scoring does without
+
+    share_N = np.where(label_N, 0.5 / label_N.sum(), 0.5 / (~label_N).sum())
+    sign_N = np.where(label_N, 1.0, -1.0)
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        weights = parameters[:-1]
+        margin_N = sign_N * (x_NB @ weights + parameters[-1])
+        slope_N = -share_N * sign_N * sigmoid(-margin_N)
+        value = float(share_N @ np.logaddexp(0, -margin_N) + ridge / 2 * weights @ weights)
+        return value, np.append(slope_N @ x_NB + ridge * weights, slope_N.sum())
+
+    found = minimize(
+        loss,
+        np.append(start_B, 0.0),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[*bounds, (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000},
+    )
+    return found.x[:-1], float(found.x[-1])
 
 
 def probability(logit_N: ArrayLike, config: CalibrationConfig) -> NDArray[np.float32]:
