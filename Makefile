@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos check format clean
+.PHONY: demo test test-all check format clean
 
 demo: .venv/installed
 	$(BIN)/python -m jobs.sample demo/images
@@ -13,9 +13,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-chaos: .venv/installed
-	$(BIN)/python -m pytest tests/chaos tests/test_commit.py tests/test_submit.py tests/test_train.py \
-		tests/test_serve.py tests/test_fuzz.py tests/web/test_page.py -m "slow or not slow" -v
+test-all: .venv/installed
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
