@@ -81,8 +81,7 @@ def test_it_counts_what_the_rows_say(scored: tuple[Path, Path]) -> None:
     for verdict in ("real", "uncertain", "generated"):
         count = sum(row["verdict"] == verdict for row in rows)
         assert ([verdict, str(count)] in page.rows) == (count > 0)
-    copies = [row for row in page.rows if row[0] in (str(folder / "copy.jpg"), str(folder / "<b>another & copy.jpg"))]
-    assert [row[1] for row in copies] == ["3"]
+    assert [str(folder / "0" / "00000.jpg"), "3"] in page.rows, "copies, by the first name"
 
 
 @pytest.mark.ray
