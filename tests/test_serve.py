@@ -109,12 +109,11 @@ def scorers() -> list[psutil.Process]:
 
 def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parquet(url: str, tmp_path: Path) -> None:
     pictures = golden_images()
-    golden = json.loads((Path(__file__).parent / "contract" / "golden_scores.json").read_text())["radet-lite"][
-        "scores"
-    ]["scores"]
+    golden = json.loads((ROOT / "tests" / "contract" / "golden_scores.json").read_text())["radet-lite"]["scores"]
+    files = {name: f"{number}.png" for number, name in enumerate(pictures)}
+    (tmp_path / "src").mkdir()
     for name, data in pictures.items():
-        (tmp_path / "src").mkdir(exist_ok=True)
-        (tmp_path / "src" / name).write_bytes(data)
+        (tmp_path / "src" / files[name]).write_bytes(data)
     run(ScoreJob(src=str(tmp_path / "src"), out=str(tmp_path / "out")), Watcher())
     rows = {Path(row["id"]).name: row for row in read_scores(str(tmp_path / "out")).to_pylist()}
     with ThreadPoolExecutor(6) as pool:
@@ -127,9 +126,9 @@ def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parqu
         assert item["error"] is None, item
         for field in EVIDENCE:
             expected = golden[name][field]
-            for told in (alone.json()[field], item["result"][field], rows[name][field]):
+            for told in (alone.json()[field], item["result"][field], rows[files[name]][field]):
                 assert told == pytest.approx(expected, abs=1e-5), (name, field)
-        assert alone.json()["model_id"] == rows[name]["model_id"]
+        assert alone.json()["model_id"] == rows[files[name]]["model_id"]
 
 
 def test_originals_score_as_the_detector_does(url: str, originals: Path) -> None:
