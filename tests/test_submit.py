@@ -118,8 +118,8 @@ def test_the_same_job_is_followed_cancelled_and_taken_up_again(nodes: Nodes, job
     assert "Resuming" in done.stdout
     assert sorted(read_scores(out)["status"].to_pylist()) == ["ok"] * COUNT
     listed = radet("jobs", "status", "--address", nodes.dashboard).stdout
-    assert f"{name}-2" in listed
-    assert "rows by radet-lite" in radet("jobs", "logs", f"{name}-2", "--address", nodes.dashboard).stdout
+    assert f"{name}-1-2" in listed
+    assert "rows by radet-lite" in radet("jobs", "logs", f"{name}-1-2", "--address", nodes.dashboard).stdout
     assert "no job 'x'" in radet("jobs", "logs", "x", "--address", nodes.dashboard).stderr
 
 
