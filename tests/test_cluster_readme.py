@@ -72,5 +72,5 @@ def test_the_arithmetic_adds_up() -> None:
         assert rate * ms / 1000 == pytest.approx(cores, abs=0.06)
     assert pytest.approx(0.39, abs=0.01) == 1e6 / 690 / 3600 * 0.98
     assert pytest.approx(1.14, abs=0.01) == 1e6 / 1220 / 3600 * 5
-    assert pytest.approx(14, abs=0.6) == 1e6 / 20.5 / 3600
+    assert pytest.approx(22, abs=0.6) == 1e6 / 12.4 / 3600
     assert pytest.approx(160, abs=2) == 1e6 / 1.75 / 3600
