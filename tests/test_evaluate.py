@@ -166,6 +166,7 @@ def test_it_goes_on_where_it_ended_and_refuses_what_cannot_work(found: tuple[Eva
             evaluate(wrong, EvaluateWatcher())
 
 
+@pytest.mark.slow
 def test_calibrating_anew_changes_probabilities_and_nothing_else(
     photographs: list[Image.Image], tmp_path: Path
 ) -> None:
