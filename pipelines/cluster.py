@@ -66,7 +66,7 @@ def connected(address: str | None) -> Iterator[None]:
             # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
             # ahead, and the next one imports torch again.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-            # Nobody reads the metrics and task events of a cluster that has no dashboard: 4 % of two cores.
+            # Nobody reads the metrics and task events of a cluster that has no dashboard: 2 % of two cores.
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
             os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
             with _without_stderr():
