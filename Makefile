@@ -10,8 +10,9 @@ demo: .venv/installed
 	$(BIN)/python -m jobs.sample demo/images
 	$(BIN)/radet score demo/images --out demo/scores
 
+# Two files at a time: the tests with Ray and S3 wait for processes to start half of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -m "slow or not slow"

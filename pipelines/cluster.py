@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -47,6 +47,27 @@ def _without_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _start_here(quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine. Ray waits for half a minute, which a machine that is busy otherwise may not meet."""
+    for last in (False, True):
+        try:
+            with _without_stderr():
+                ray.init(
+                    "local",
+                    _node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray's own class for this is Exception
+                raise
+            ray.shutdown()
+            if last:
+                raise ConfigError("Ray did not start in twice half a minute: this machine is too busy") from error
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
@@ -69,14 +90,7 @@ def connected(address: str | None) -> Iterator[None]:
             # Nobody reads the metrics and task events of a cluster that has no dashboard: 2 % of two cores.
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
             os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-            with _without_stderr():
-                ray.init(
-                    "local",
-                    _node_ip_address="127.0.0.1",
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **quiet,
-                )
+            _start_here(quiet)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
     except AuthenticationError as error:

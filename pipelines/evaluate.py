@@ -8,13 +8,10 @@ OUT/report.html         the page for people (pipelines.report)
 N pictures
 """
 
-import csv
-import io
-import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines.cluster import connected
 from pipelines.evaluation_inputs import draw, manifest_of, pair_groups
+from pipelines.evaluation_tables import write_tables
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.ledger import Ledger
 from pipelines.score import ScoreJob, Watcher, score
@@ -35,13 +33,16 @@ from radet.config import DetectorConfig
 from radet.config import resolve as resolve_model
 from radet.degradations import CLEAN, conditions
 from radet.errors import ConfigError
-from radet.evaluation import Scored, figures, kept_promises, mean_of
+from radet.evaluation import Scored, confusion, figures, kept_promises, mean_of
 
 Floats = NDArray[np.float64]
 
 DRAWS = 1000
 _BRANCHES = ("semantic", "discrepancy", "lowlevel")
-_COLUMNS = ["id", "status", "error", "logit", "p_generated", "drift_cosine", *(f"logit_{name}" for name in _BRANCHES)]
+_COLUMNS = [
+    *("id", "status", "error", "logit", "p_generated", "generator", "drift_cosine"),
+    *(f"logit_{name}" for name in _BRANCHES),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class Contender:
     """One detector of the tables.
 
     `scored` by condition; `drift` the cosine drift of every picture as it is; `ms` per picture and process, decoding
-    apart; `gmac` multiply-accumulates of one picture, in 1e9
+    apart; `gmac` multiply-accumulates of one picture, in 1e9; `confusion` as radet.evaluation.confusion gives it, of
+    pictures as they are, where the detector names generators
     """
 
     name: str
@@ -85,6 +87,7 @@ class Contender:
     drift: Floats | None
     ms: float | None
     gmac: float | None
+    confusion: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +175,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
         failures=failures,
         promises=promises,
     )
-    _write(folder, job, found)
+    write_tables(folder, job.data, found)
     return found
 
 
@@ -280,8 +283,16 @@ def _contenders(
         )
 
     own = {c: Scored(score=scores[c], p=p[c] if calibrated else None) for c in chosen}
-    yield contender(entrant.name, entrant.source, own, whole=True)
     heads = entrant.config.heads
+    whole = contender(entrant.name, entrant.source, own, whole=True)
+    if heads is not None and heads.attribution is not None:
+        named: list[str | None] = [None] * len(place)
+        for row, position in zip(*where[CLEAN], strict=True):
+            named[position] = table["generator"][row].as_py()
+        read_N = np.isfinite(scores[CLEAN])
+        counted = confusion(named, read_N & labelled.generated, labelled.sources, heads.attribution.families)
+        whole = replace(whole, confusion=counted)
+    yield whole
     if heads is not None and len(heads.branches) > 1:
         for branch in heads.branches:
             alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
@@ -331,52 +342,6 @@ def _milliseconds(out: str, model_id: str) -> float | None:
     works = [manifest["work"] for manifest in manifests if manifest["model_id"] == model_id]
     scored = sum(work["scored"] for work in works)
     return 1000 * sum(work["score_s"] for work in works) / scored if scored else None
-
-
-def _write(folder: Any, job: EvaluateJob, found: Evaluation) -> None:
-    document = {
-        "format_version": 1,
-        "data": {"src": job.data, "summary": found.labelled.summary(), "conditions": found.conditions},
-        "detectors": [
-            {"name": c.name, "source": c.source, "model_id": c.model_id, "ms": c.ms, "gmac": c.gmac}
-            for c in found.contenders
-        ],
-        "stated_rates": found.promises,
-        "results": found.rows,
-        "failures": found.failures,
-    }
-    folder.write("metrics.json", json.dumps(_finite(document), indent=1, ensure_ascii=False).encode())
-    tables: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "overall": lambda row: row["condition"] == CLEAN and row["scope"] == "all",
-        "generators": lambda row: row["condition"] == CLEAN and row["scope"] == "generator",
-        "pair_groups": lambda row: row["condition"] == CLEAN and row["scope"] == "pair group",
-        "conditions": lambda row: row["scope"] == "all",
-    }
-    for name, wanted in tables.items():
-        folder.write(f"tables/{name}.csv", _csv([row for row in found.rows if wanted(row)]))
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "intervals"))
-    bounded = list(dict.fromkeys(name for row in rows for name in row.get("intervals", {})))
-    header = [*names, *(f"{name}_{end}" for name in bounded for end in ("low", "high"))]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(header)
-    for row in rows:
-        intervals = row.get("intervals", {})
-        ends = [value for name in bounded for value in intervals.get(name, ("", ""))]
-        writer.writerow([*(row.get(name, "") for name in names), *ends])
-    return text.getvalue().encode()
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no nan: null says that there is no figure."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _unique(name: str, found: list[_Entrant]) -> str:

@@ -65,6 +65,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
             if (table := _table(found, whole, scope, title, corner))
         ],
         conditions=_conditions(found, whole),
+        confusions=[{"name": c.name, **c.confusion} for c in whole if c.confusion is not None],
         galleries=_galleries(main, found, Fetcher(allow_http=allow_http)),
         failures=found.failures,
     )

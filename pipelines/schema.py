@@ -35,7 +35,9 @@ SCORE = pa.schema(
 
 #: What a detector adds to a row.
 EVIDENCE = [
-    field.name for field in dataclasses.fields(Score) if field.name.startswith(("logit", "drift_", "p_", "verdict"))
+    field.name
+    for field in dataclasses.fields(Score)
+    if field.name.startswith(("logit", "drift_", "p_", "verdict", "generator"))
 ]
 
 # How a staged row came about.

@@ -26,6 +26,7 @@ from pipelines.labelled import Labelled, list_labelled
 from pipelines.process import tune
 from pipelines.storage import LocalFolder, open_folder
 from pipelines.weights import find_encoders
+from radet.attribution import families_of
 from radet.clean_cache import CleanCache
 from radet.controls import Control
 from radet.errors import ConfigError
@@ -110,7 +111,8 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
     storage = _storage(job)
     find_encoders()
-    run = Run(new_detector(job.recipe), job.recipe)
+    families = families_of(training.generated, training.sources)
+    run = Run(new_detector(job.recipe, families=families), job.recipe)
     with connected(job.address):
         watcher.opened(training, validation)
         board = _Board.options(scheduling_strategy=driver_node()).remote()  # type: ignore[attr-defined]  # decorated
@@ -209,7 +211,8 @@ def _train_worker(settings: dict[str, Any]) -> None:
     board = settings["board"]
     training, validation = ray.get([settings["training"], settings["validation"]])
     feed = RayFeed(training, validation, recipe, told=board.broken.remote, loaders=settings["loaders"])
-    detector = new_detector(recipe, device=str(ray.train.torch.get_device()))
+    families = families_of(training.generated, training.sources)
+    detector = new_detector(recipe, families=families, device=str(ray.train.torch.get_device()))
     with tempfile.TemporaryDirectory(prefix="radet-clean-") as folder:
         cache = None
         if recipe.cache_clean:

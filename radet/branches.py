@@ -4,6 +4,7 @@
     discrepancy   how the passes differ: scalar drifts and the direction of the shift
     lowlevel      a small CNN on the residual map R(x)
     fused         bias + sum_b weight_b * logit_b, weights >= 0, trained jointly: each branch's contribution is one term
+    families      which generator, asked beside all that (radet.attribution)
 
 Every scalar and feature is standardised by statistics of REAL training pictures, frozen in the checkpoint.
 
@@ -15,8 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from radet.attribution import Attribution
 from radet.config import HeadsConfig
 from radet.residuals import local_dependency
+from radet.standardise import Standardise
 
 _GROUPS = 8
 
@@ -36,26 +39,6 @@ class Statistics(NamedTuple):
     features: Tensor  # [N, D + sum D_l]
     scalars: Tensor  # [N, S]
     residual_std: Tensor  # standard deviation of R(x) over each picture, [N]
-
-
-class Standardise(nn.Module):
-    """(x - mean) / std by frozen statistics; the identity until they are set."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-
-    @torch.no_grad()
-    def fit(self, x_ND: Tensor) -> None:
-        """Take mean and standard deviation of these rows."""
-        self.mean.copy_(x_ND.double().mean(0))
-        self.std.copy_(x_ND.double().std(0).clamp_min(1e-6))
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        return ((x_BD - self.mean) / self.std).clamp(-10, 10)
 
 
 def _reading(width: int) -> nn.Linear:
@@ -147,8 +130,16 @@ class LowLevelBranch(nn.Module):
         return logit_B1[:, 0]
 
 
+class Answer(NamedTuple):
+    """What the heads say of B pictures."""
+
+    fused: Tensor  # logit [B]
+    branches: dict[str, Tensor]  # logit [B] by branch
+    families: Tensor | None  # logits of K generator families, [B, K]; None without attribution
+
+
 class Heads(nn.Module):
-    """The branches that a checkpoint has, and their fusion."""
+    """The branches that a checkpoint has, their fusion, and the attribution where it has one."""
 
     def __init__(self, config: HeadsConfig, dim: int) -> None:
         """`dim` is the width of the encoder's embedding."""
@@ -163,6 +154,9 @@ class Heads(nn.Module):
                 case "lowlevel":
                     branches[name] = LowLevelBranch(config.lowlevel_width, config.dropout)
         self.branches = nn.ModuleDict(branches)
+        self.attribution: Attribution | None = None
+        if config.attribution is not None:
+            self.attribution = Attribution(dim + sum(config.token_dims), len(config.attribution.families))
         # softplus(0.5413) = 1: the fusion starts as the plain sum.
         self.weight = nn.Parameter(torch.full((len(branches),), 0.5413))
         self.bias = nn.Parameter(torch.zeros(()))
@@ -172,10 +166,11 @@ class Heads(nn.Module):
         for branch in self.branches.values():
             assert isinstance(branch, SemanticBranch | DiscrepancyBranch | LowLevelBranch)
             branch.freeze(real)
+        if self.attribution is not None:
+            self.attribution.standard.fit(real.features)
 
-    def forward(self, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
-        """(fused logit [B], logit [B] by branch)."""
+    def forward(self, seen: Seen) -> Answer:
         logits = {name: branch(seen) for name, branch in self.branches.items()}
         weight = nn.functional.softplus(self.weight)
         fused_B = self.bias + sum(w * logit_B for w, logit_B in zip(weight, logits.values(), strict=True))
-        return fused_B, logits
+        return Answer(fused_B, logits, None if self.attribution is None else self.attribution(seen.features))

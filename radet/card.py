@@ -88,6 +88,7 @@ def write_card(
         "`uncertain` between.",
         "",
         *(_controls(provenance.controls) if provenance.controls else []),
+        *_attribution(config),
         "## Limits",
         "",
         "A score says how a picture was made, as far as this detector can see it, and proves nothing. Generators, "
@@ -144,6 +145,23 @@ def _controls(controls: Mapping[str, Control]) -> list[str]:
         ),
         "",
         words,
+        "",
+    ]
+
+
+def _attribution(config: DetectorConfig) -> list[str]:
+    """What is known of the attribution; nothing where there is none."""
+    found = None if config.heads is None else config.heads.attribution
+    if found is None:
+        return []
+    return [
+        "## Which generator?",
+        "",
+        f"It names one of {len(found.families)} families: {', '.join(name or '(unnamed)' for name in found.families)}. "
+        f"Of {found.held_out} generated training pictures that were kept apart from this part of the training, "
+        f"{found.accuracy:.0%} got their own family ({1 / len(found.families):.0%} by guessing) and "
+        f'{1 - found.kept:.0%} would be "unknown". Pictures of other generators are often given to a family that '
+        "resembles theirs; a name is a hint, no finding.",
         "",
     ]
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from radet.attribution import name_families
 from radet.branches import Heads, Seen
 from radet.calibration import probability, verdicts
 from radet.config import DetectorConfig, Precision, identify, resolve
@@ -50,6 +51,7 @@ class Evidence:
     logit_semantic: Floats | None = None
     logit_discrepancy: Floats | None = None
     logit_lowlevel: Floats | None = None
+    generator: Sequence[str | None] | None = None
 
     def row(self, index: int) -> dict[str, float | str | None]:
         """The evidence on one crop, by field name, as Python numbers."""
@@ -68,6 +70,7 @@ class Outcome(NamedTuple):
     mahalanobis: Tensor | None  # [B]
     fused: Tensor | None  # logit [B]
     branches: dict[str, Tensor]  # logit [B] by branch
+    families: Tensor | None = None  # logits of K generator families, [B, K]
 
 
 class Detector(nn.Module):
@@ -201,18 +204,23 @@ class Detector(nn.Module):
         Raises ConfigError for another shape or type, ModelError("numeric_selftest_failed") for a number not finite.
         """
         with torch.inference_mode():
-            parts = [self._columns(self(x_BCHW)) for x_BCHW in self.pixels(crops_BHWC)]
+            outcomes = [self(x_BCHW) for x_BCHW in self.pixels(crops_BHWC)]
+        parts = [self._columns(outcome) for outcome in outcomes]
         columns = {
             name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in parts)], dtype=np.float32)
             for name in self._evidence_names
         }
+        generator = self._generators(outcomes)
         if not all(np.isfinite(column).all() for column in columns.values()):
             raise ModelError("numeric_selftest_failed", f"{self.config.name} gave a score that is no finite number")
         calibration, verdict = self.config.calibration, self.config.verdict
         if calibration is None or verdict is None:
-            return Evidence(verdict=None, **columns)
+            return Evidence(verdict=None, generator=generator, **columns)
         columns["p_generated"] = probability(columns["logit"], calibration)
-        return Evidence(**columns, verdict=verdicts(columns["p_generated"], verdict))
+        said = verdicts(columns["p_generated"], verdict)
+        if generator is not None:
+            generator = [None if word == "real" else name for word, name in zip(said, generator, strict=True)]
+        return Evidence(**columns, verdict=said, generator=generator)
 
     def score(
         self, images: Sequence[ImageLike], *, ids: Sequence[str] | None = None, batch_size: int = 32
@@ -308,6 +316,17 @@ class Detector(nn.Module):
             logit_B = (log_drift(outcome.drift.cosine) - reference.log_drift_mean) / reference.log_drift_std
             found |= {"logit": logit_B, "logit_discrepancy": logit_B}
         return {name: column.double().cpu().numpy() for name, column in found.items()}
+
+    def _generators(self, outcomes: list[Outcome]) -> list[str | None] | None:
+        """The family of each picture, verdict aside; None without attribution."""
+        config = None if self.config.heads is None else self.config.heads.attribution
+        if config is None:
+            return None
+        found: list[str | None] = []
+        for outcome in outcomes:
+            assert outcome.families is not None
+            found += name_families(outcome.families.double().cpu().numpy(), config)
+        return found
 
     def _checked(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Tensor:
         size = self.config.crop.size

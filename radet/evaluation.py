@@ -3,7 +3,7 @@
 N pictures; labels 1 = generated. A picture that could not be scored is counted, never replaced.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,40 @@ def kept_promises(p_N: Floats, label_N: NDArray[np.bool_], config: DetectorConfi
             }
         )
     return found
+
+
+def confusion(
+    named: Sequence[str | None], counted_N: NDArray[np.bool_], sources: Sequence[str], families: Sequence[str]
+) -> dict[str, Any]:
+    """How the generated pictures of each source were named by a detector with these families.
+
+    `named` is the score rows' `generator`, `counted_N` says which pictures count: generated, and scored. Keys:
+
+        columns          the families, "unknown", and "real": pictures whose verdict was that, which are not named
+        rows             {name, known: whether the detector knows this family, counts by column}; known ones first
+        accuracy         of the named pictures of known families, the share that got their own
+        unseen_unknown   of the named pictures of other families, the share that is "unknown"
+    """
+    columns = [*families, "unknown", "real"]
+    place = {name: index for index, name in enumerate(columns)}
+    counts: dict[str, list[int]] = {}
+    for name, counted, source in zip(named, counted_N.tolist(), sources, strict=True):
+        if counted:
+            counts.setdefault(source, [0] * len(columns))[place["real" if name is None else name]] += 1
+    known, unseen = ([name for name in sorted(counts) if (name in families) is there] for there in (True, False))
+    right = sum(counts[name][place[name]] for name in known)
+    return {
+        "columns": columns,
+        "rows": [{"name": name, "known": name in families, "counts": counts[name]} for name in (*known, *unseen)],
+        "accuracy": _share(right, sum(sum(counts[name][:-1]) for name in known)),
+        "unseen_unknown": _share(
+            sum(counts[name][-2] for name in unseen), sum(sum(counts[name][:-1]) for name in unseen)
+        ),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def mean_of(rows: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from radet.attribution import UNKNOWN
 from radet.config import DetectorConfig
 from radet.detector import Detector
 from radet.discrepancy import cosine_drift
@@ -172,6 +173,13 @@ def _sentences(
     if len(contributions) > 1:
         parts = [f"{_BRANCHES[name]} ({value:+.2f})" for name, value in contributions.items()]
         said.append(f"To the logit of {score.logit:+.2f} add: {'; '.join(parts)}.")
+    if score.generator is not None and config.heads is not None and config.heads.attribution is not None:
+        known = len(config.heads.attribution.families)
+        said.append(
+            f"It is like none of the {known} generators that this detector knows."
+            if score.generator == UNKNOWN
+            else f"Of the {known} generators that this detector knows, it is most like {score.generator or 'unnamed'}."
+        )
     said.append("A score is a signal about how a picture was made, not a proof.")
     return said
 

@@ -7,7 +7,7 @@ N pictures, B batch
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radet.attribution import Attribution, Sample, fit_attribution
 from radet.branches import SemanticBranch
 from radet.calibration import fit_fusion
 from radet.clean_cache import CleanCache
@@ -30,7 +31,8 @@ from radet.metrics import auroc
 from radet.order import Portion, epoch_order, portions, steps_in, view_of
 from radet.ranking import Ranking
 from radet.recipe import Recipe
-from radet.training import MicroBatch, Reduce, StepReport, new_optimiser, train_step
+from radet.tensors import Reduce
+from radet.training import MicroBatch, StepReport, new_optimiser, train_step
 
 Floats = NDArray[np.float64]
 
@@ -178,8 +180,9 @@ class Run:
         if heads is None or "semantic" not in heads.branches:
             return
         semantic = cast(SemanticBranch, heads.branches["semantic"])
-        linear = self.recipe.linear
+        linear, device = self.recipe.linear, self.detector.device
         features, labels = [torch.empty(0, sum(self.detector.look_widths))], [torch.empty(0)]
+        pictures = [np.empty(0, np.int64)]
         epoch, looks = 0, math.ceil(linear.pictures / self.recipe.global_batch)
         left = looks
         while left > 0:
@@ -190,10 +193,30 @@ class Run:
                     if len(batch.label):
                         features.append(semantic.standard(self._clean(batch, epoch).features).cpu())
                         labels.append(batch.label)
+                        pictures.append(batch.pictures)
             epoch, left = epoch + 1, left - len(plan)
-        device = self.detector.device
         x_ND, label_N = torch.cat(features).to(device), torch.cat(labels).to(device)
         fit_linear_probe(semantic.linear, x_ND, label_N, penalty=linear.penalty, reduce=self.ranks.reduce)
+        if heads.attribution is not None:
+            made_N = label_N > 0
+            self._attribute(heads.attribution, x_ND[made_N], np.concatenate(pictures)[made_N.cpu().numpy()])
+
+    def _attribute(self, head: Attribution, x_ND: Tensor, pictures_N: NDArray[np.int64]) -> None:
+        """Fit the attribution to these generated pictures; both heads standardise alike."""
+        config, sources = self.detector.config, self.feed.sources
+        assert config.heads is not None
+        assert config.heads.attribution is not None
+        families = config.heads.attribution.families
+        index = [families.index(sources[picture]) for picture in pictures_N]
+        found = fit_attribution(
+            head,
+            families,
+            Sample(x_ND, pictures_N, torch.tensor(index, dtype=torch.int64, device=x_ND.device)),
+            listed=len(sources),
+            penalty=self.recipe.linear.penalty,
+            reduce=self.ranks.reduce,
+        )
+        self.detector.config = replace(config, heads=replace(config.heads, attribution=found))
 
     def _plan(self, epoch: int) -> list[list[Portion]]:
         """This rank's portions of each step."""

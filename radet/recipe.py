@@ -101,6 +101,7 @@ class Recipe:
     `cache_clean`      keep the clean pass of every view (needs views > 0): same numbers, half the encoder's work
     `patience`         epochs without a better validation AUROC before the run ends
     `reference_images` real training pictures that drift statistics are frozen from
+    `attribution`      also learn which generator made a picture (radet.attribution); the paper has none
     `seed`             of the start, the order, the augmentation and dropout
     """
 
@@ -129,6 +130,7 @@ class Recipe:
     cache_clean: bool = False
     patience: int = 5
     reference_images: int = 512
+    attribution: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Score:
     logit_semantic: float | None = None  # null where the checkpoint has no such branch
     logit_discrepancy: float | None = None
     logit_lowlevel: float | None = None
+    generator: str | None = None  # family, or "unknown"; null for verdict "real", and without attribution
     model_id: str
     scored_at: datetime  # UTC
 

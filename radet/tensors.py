@@ -1,10 +1,13 @@
-"""Weights as such: what identifies them, and how they are rounded."""
+"""Tensors as such: what identifies weights, how they are rounded, how ranks add up."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+#: Adds a tensor up over all ranks, in place. Of one process: nothing to do.
+Reduce = Callable[[Tensor], None]
 
 
 def tensor_sha256(state: Mapping[str, Tensor]) -> str:

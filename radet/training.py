@@ -8,7 +8,7 @@ B batch, M micro-batches
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,14 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radet.config import DetectorConfig, HeadsConfig
+from radet.config import AttributionConfig, DetectorConfig, HeadsConfig
 from radet.detector import Detector, to_pixels
 from radet.encoders import Look, describe, load_encoder
+from radet.errors import ConfigError
 from radet.losses import classification, contrastive_margin, drift_sums
 from radet.recipe import Recipe
-
-#: Adds a tensor up over all ranks, in place. Of one process: nothing to do.
-Reduce = Callable[[Tensor], None]
+from radet.tensors import Reduce
 
 
 class MicroBatch(NamedTuple):
@@ -55,10 +54,12 @@ class StepReport:
         return asdict(self)
 
 
-def new_detector(recipe: Recipe, *, device: str = "cpu") -> Detector:
+def new_detector(recipe: Recipe, *, families: tuple[str, ...] = (), device: str = "cpu") -> Detector:
     """An untrained detector: encoder loaded, probe and heads at the recipe's seeded start.
 
-    Raises ModelError as radet.encoders.describe does; ConfigError for a layer that the encoder does not have.
+    `families` are the generators that a recipe with `attribution` learns to tell apart (radet.attribution.families_of).
+    Raises ModelError as radet.encoders.describe does; ConfigError for a layer that the encoder does not have, or where
+    there are fewer than two families to tell apart.
     """
     choice = recipe.encoder
     encoder = describe(**asdict(choice), size=recipe.crop.size)
@@ -81,10 +82,17 @@ def new_detector(recipe: Recipe, *, device: str = "cpu") -> Detector:
             hidden=recipe.hidden,
             lowlevel_width=recipe.lowlevel_width,
             dropout=recipe.dropout,
+            attribution=_attribution(families) if recipe.attribution else None,
         ),
     )
     torch.manual_seed(recipe.seed)
     return Detector(config, frozen, None).to(device)
+
+
+def _attribution(families: tuple[str, ...]) -> AttributionConfig:
+    if len(families) < 2:
+        raise ConfigError("attribution: the training pictures name fewer than two generators; set attribution: false")
+    return AttributionConfig(families=families)
 
 
 def trainable(detector: Detector) -> list[nn.Parameter]:

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
 from pipelines.feed import RayFeed
 from pipelines.labelled import list_labelled
+from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet import Detector
 from radet.errors import ConfigError
@@ -40,7 +43,7 @@ class Corpus:
         self.val = write_tree(root / "val", photographs, 24, seed=1)
         self.broken = self.train / "source0" / "0_real" / "broken.png"
         self.broken.write_bytes(b"no picture")
-        self.recipe = replace(tiny_recipe(write_encoder(root / "encoder")), epochs=EPOCHS)
+        self.recipe = replace(tiny_recipe(write_encoder(root / "encoder")), epochs=EPOCHS, attribution=True)
         self.config = self.write(self.recipe)
 
     def write(self, recipe: Recipe) -> Path:
@@ -82,6 +85,7 @@ def test_one_command_gives_a_calibrated_checkpoint(corpus: Corpus, trained: Path
     detector = Detector.from_pretrained(trained)
     paths = sorted(str(path) for path in corpus.val.rglob("*.png"))
     assert all(score.verdict is not None and score.p_generated is not None for score in detector.score(paths))
+    assert {score.generator for score in detector.score(paths)} <= {None, "unknown", "source0", "source1", "source2"}
     assert len(history(trained)) == EPOCHS
     assert any((trained / "tensorboard").iterdir())
     assert "radet train" in (trained / "README.md").read_text(encoding="utf-8")
@@ -104,6 +108,40 @@ def test_two_workers_and_s3_give_the_losses_of_one(corpus: Corpus, trained: Path
         ours, theirs = ([epoch[name] for epoch in history(place)] for place in (out, trained))
         np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     assert any(item.name == "model.safetensors" for item in open_folder(out).list(""))
+
+
+@pytest.mark.slow
+def test_pictures_in_parquet_train_the_same_detector(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
+    for name, tree in (("train", corpus.train), ("val", corpus.val)):
+        listed = list_labelled(str(tree))
+        table = pa.table(
+            {
+                "image": [Path(location).read_bytes() for location in listed.locations],
+                "label": listed.generated.astype(int),
+                "generator": listed.sources,
+            }
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=8)  # one digit: locations sort as rows do
+    out, config = tmp_path / "checkpoint", ["--config", str(corpus.config)]
+    data = [str(tmp_path / "train.parquet"), "--val", str(tmp_path / "val.parquet")]
+    done = run([RADET, "train", *data, *config, "--out", str(out)], RADET_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "1 pictures could not be read" in done.stderr
+    assert history(out) == history(trained)
+
+
+@pytest.mark.slow
+def test_an_evaluation_shows_which_generator(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
+    done = run([RADET, "evaluate", str(corpus.val), "--model", str(trained), "--out", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["attribution"].values()
+    assert found["columns"] == ["source0", "source1", "source2", "unknown", "real"]
+    assert [row["name"] for row in found["rows"]] == ["source0", "source1", "source2"]
+    assert sum(sum(row["counts"]) for row in found["rows"]) == 12
+    rows = read_scores(f"{tmp_path}/scores/tiny", columns=["generator", "verdict"]).to_pylist()
+    assert {row["generator"] is None for row in rows if row["verdict"] == "real"} <= {True}
+    assert all(row["generator"] is not None for row in rows if row["verdict"] != "real")
+    assert "Which generator, by tiny" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("ray_session")
