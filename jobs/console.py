@@ -1,7 +1,7 @@
 """What a run shows on a terminal: a progress line while it runs, a table when it ends."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -10,6 +10,9 @@ from rich.text import Text
 
 from pipelines.coordinator import Progress
 from pipelines.score import Tally, Watcher
+
+if TYPE_CHECKING:
+    from pipelines.compare import Nights
 
 _PLAIN_EVERY_S = 10.0  # where the output is a log, not a terminal
 
@@ -92,6 +95,22 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
     if work["rows"]:
         console.print(_stages(manifest))
     console.print(f"Output: {out} (run {manifest['run']})", soft_wrap=True)
+
+
+def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
+    """One line on how this run's scores lie against those of the run before; none where there is none."""
+    if nights is None:
+        return
+    words = ", ".join(f"{shift.value} PSI {shift.psi:.3f}" for shift in nights.comparison.shifts[:1])
+    rows = nights.comparison.rows
+    judged = (
+        "a notable shift: look at the pictures, or at what delivers them" if nights.comparison.notable else "steady"
+    )
+    console.print(f"Against the run before, {rows[0]:,} then {rows[1]:,} rows: {words}: {judged}", soft_wrap=True)
+    if nights.comparison.notable:
+        console.print(
+            f"  radet drift {out}/_runs/{nights.earlier}.json {out}/_runs/{nights.later}.json", soft_wrap=True
+        )
 
 
 def _stages(manifest: dict[str, Any]) -> Table:

@@ -40,6 +40,7 @@ class ScoreSection:
     batch_size: int | None = None
     allow_http: bool = False
     rescore: bool = False
+    max_failed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

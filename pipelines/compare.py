@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
-from pipelines.ledger import RUNS
+from pipelines.ledger import RUNS, Ledger
 from pipelines.sink import read_scores
+from pipelines.storage import open_folder
 from radet.errors import ConfigError
 from radet.metrics import quantiles
 from radet.shift import NOTABLE_PSI, psi
 
+_LEAST, _MOST = 100, 2_000_000  # scored pictures of a night that is compared in passing: rows
 _VALUES = ("p_generated", "logit", "drift_cosine", "drift_mahalanobis")
 
 
@@ -51,6 +53,31 @@ class Comparison:
     @property
     def notable(self) -> bool:
         return any(shift.notable for shift in self.shifts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nights:
+    """A run of an output and the one before it."""
+
+    earlier: str
+    later: str
+    comparison: Comparison
+
+
+def compare_nights(out: str, manifest: dict[str, Any]) -> Nights | None:
+    """The run of `manifest` against the latest one before it that this model scored pictures in.
+
+    None where there is none, or where one of the two is too small to say anything, or too large to be read in passing.
+    """
+    before: dict[str, Any] | None = None
+    for one in Ledger(open_folder(out), model_id=manifest["model_id"], rescore=False).manifests():
+        enough = one["statuses"].get("ok", 0) >= _LEAST and one["rows"] <= _MOST
+        if one["model_id"] == manifest["model_id"] and one["run"] < manifest["run"] and enough:
+            before = one
+    if before is None or not _LEAST <= manifest["statuses"].get("ok", 0) <= manifest["rows"] <= _MOST:
+        return None
+    earlier, later = (f"{out.rstrip('/')}/{RUNS}{run}.json" for run in (before["run"], manifest["run"]))
+    return Nights(earlier=before["run"], later=manifest["run"], comparison=compare(earlier, later))
 
 
 def compare(earlier: str, later: str) -> Comparison:
@@ -99,6 +126,8 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
 def _shift(name: str, old: NDArray[np.float64], new: NDArray[np.float64]) -> Shift | None:
     if not len(old) or not len(new):
         return None
+    from scipy.stats import ks_2samp  # noqa: PLC0415 - a second, at the end of runs that have a night before
+
     test = ks_2samp(old, new)
     return Shift(
         value=name,

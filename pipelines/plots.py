@@ -109,10 +109,19 @@ def radar(found: Evaluation) -> Figure | None:
         values = np.array([row.get("auroc", np.nan) for row in rows], np.float64)
         axes.plot(np.append(angle, angle[0]), np.append(values, values[0]), label=contender.name, **_style(number))
     axes.set_xticks(angle, [_short(name) for name in generators], fontsize=8)
-    axes.set_ylim(0.3, 1.0)
+    for label, turn in zip(axes.get_xticklabels(), angle, strict=True):
+        aside = np.cos(turn)  # names begin or end at the rim, and lie on it nowhere
+        label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
+    axes.set_ylim(_lowest(found), 1.0)
     axes.set_yticks([0.5, 0.7, 0.9])
-    axes.tick_params(axis="x", pad=12)
+    axes.tick_params(axis="x", pad=4)
     return _legend(figure, axes)
+
+
+def _lowest(found: Evaluation) -> float:
+    """Where axes of AUROC begin, so that every point is on them: 0.4 unless something is worse."""
+    areas = [float(row["auroc"]) for row in found.rows if "auroc" in row and np.isfinite(row["auroc"])]
+    return max(0.0, math.floor(10 * min([0.4, *areas])) / 10)
 
 
 def robustness(found: Evaluation) -> Figure | None:
@@ -137,7 +146,7 @@ def robustness(found: Evaluation) -> Figure | None:
         panel.set_title(suite, fontsize=10)
         ticks = [condition.partition(":")[2] or "as is" for condition in chosen]
         panel.set_xticks(range(len(chosen)), [t if len(t) < 8 else suite for t in ticks], fontsize=8)
-        panel.set_ylim(0.3, 1.0)
+        panel.set_ylim(_lowest(found), 1.0)
         panel.grid(alpha=0.25)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.compare import compare
+from pipelines.compare import Nights, compare, compare_nights
 from pipelines.schema import SCORE
 from radet.errors import ConfigError
 
@@ -50,7 +50,8 @@ def write(tmp_path: Path) -> Write:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCORE), folder / name)
         part = {"name": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
         manifest = folder / "_runs" / f"{run}.json"
-        manifest.write_text(json.dumps({"run": run, "parts": [part]}))
+        facts = {"rows": len(rows), "statuses": {"ok": len(p), "truncated": broken}, "model_id": model}
+        manifest.write_text(json.dumps({"run": run, "parts": [part], **facts}))
         return str(manifest)
 
     return one
@@ -96,3 +97,23 @@ def test_scores_of_different_models_are_not_compared(write: Write, tmp_path: Pat
     assert compare(one, str(tmp_path / "b")).model_id == "m1"
     with pytest.raises(ConfigError, match="no committed run"):
         compare(str(tmp_path / "a" / "_runs" / "r9.json"), two)
+
+
+def test_a_night_is_compared_with_the_last_one_that_says_something(write: Write, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    out = str(tmp_path / "a")
+
+    def night(run: str, p: np.ndarray, model: str = "m1") -> Nights | None:
+        return compare_nights(out, json.loads(Path(write("a", run, p, model=model)).read_text()))
+
+    assert night("r1", rng.beta(2, 5, 300)) is None, "there is none before"
+    assert night("r2", rng.beta(5, 2, 20)) is None, "too few to say anything"
+    steady = night("r3", rng.beta(2, 5, 300))
+    assert steady is not None
+    assert (steady.earlier, steady.later) == ("r1", "r3")
+    assert steady.comparison.rows == (300, 300)
+    assert not steady.comparison.notable
+    assert night("r4", rng.beta(2, 5, 300), model="m2") is None, "another model's scores are no yardstick"
+    shifted = night("r5", rng.beta(5, 2, 300))
+    assert shifted is not None
+    assert (shifted.earlier, shifted.comparison.notable) == ("r3", True)

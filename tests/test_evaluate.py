@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from radet import Detector
 from radet.config import DetectorConfig
 from radet.degradations import NEUTRAL
 from radet.errors import ConfigError
+from radet.evaluation import confusion
 from radet.ranking import Ranking
+
+from .browser import SIZES, chromium, violations
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -151,6 +155,51 @@ def test_tables_and_page(found: tuple[Evaluation, EvaluateJob], tree: Path) -> N
     assert "<script" not in page
     assert "broken.png" in page
     assert "data:image/jpeg;base64," in page
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(found: tuple[Evaluation, EvaluateJob], tree: Path, tmp_path: Path) -> None:
+    """Nothing sticks out or overlaps, nothing is fetched, no serious violation; with a wide confusion matrix."""
+    evaluation, _ = found
+    families = [f"generator number {number}" for number in range(20)]
+    sources = evaluation.labelled.sources
+    named = [families[index % 20] for index in range(len(sources))]
+    matrix = confusion(named, evaluation.labelled.generated, sources, families)
+    first, *others = evaluation.contenders
+    evaluation = replace(evaluation, contenders=[replace(first, confusion=matrix), *others])
+    file = tmp_path / "report.html"
+    file.write_text(evaluation_page(evaluation, str(tree)), encoding="utf-8")
+    shots = Path(os.environ.get("RADET_SHOTS", tmp_path))
+    with chromium() as browser:
+        for name, (width, height) in SIZES.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            wrong: list[str] = []
+            page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
+            page.on("request", lambda asked, wrong=wrong: wrong.append(asked.url))
+            page.goto(file.as_uri())
+            page.screenshot(path=shots / f"evaluation_{name}.png", full_page=True)
+            assert [url for url in wrong if not url.startswith(("file:", "data:"))] == []
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+            boxes = page.evaluate(
+                """[...document.querySelectorAll("main > *, .numbers > div, .plots > figure, .gallery > div")].map(
+                    e => [e.tagName, e.parentElement.tagName + e.parentElement.className, e.getBoundingClientRect()]
+                ).map(([tag, parent, b]) => [tag, parent, b.left, b.top, b.right, b.bottom])"""
+            )
+            assert len(boxes) > 20
+            for number, (tag, parent, *one) in enumerate(boxes):
+                assert one[0] >= 0, (tag, parent)
+                assert one[2] <= width + 1, (tag, parent)
+                for _, other_parent, *other in boxes[number + 1 :]:
+                    if parent == other_parent:
+                        assert not _overlap(one, other), (tag, parent, one, other)
+            assert violations(page) == []
+            page.close()
+
+
+def _overlap(one: list[float], other: list[float]) -> bool:
+    """More than a pixel of two boxes (left, top, right, bottom) lies on each other."""
+    across, down = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return across > 1 and down > 1
 
 
 def test_it_goes_on_where_it_ended_and_refuses_what_cannot_work(found: tuple[Evaluation, EvaluateJob]) -> None:

@@ -14,6 +14,7 @@ import requests
 import yaml
 from PIL import Image
 
+import pipelines.s3
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet import Detector
@@ -135,6 +136,50 @@ def test_the_jobs_exit_code_is_the_commands(nodes: Nodes, job: Path) -> None:
     assert done.returncode == 2
     assert "nobucket" in done.stdout
     assert "failed" in done.stderr
+
+
+def test_nights_through_one_job_file(
+    nodes: Nodes, s3: S3Server, photographs: list[Image.Image], tmp_path: Path
+) -> None:
+    """The second night scores what is new or changed and is compared with the first; too many failures end the third
+    with an exit code of their own, and lose nothing."""
+    corpus, out = (s3.url(f"nights-{os.getpid()}/{name}") for name in ("corpus", "scores"))
+    write_corpus(tmp_path / "first", 130, photographs)
+    upload(tmp_path / "first", corpus)
+    file = tmp_path / "nightly.yaml"
+    score = {"src": corpus, "out": out, "max_failed": 0.05}
+    file.write_text(yaml.safe_dump({"name": f"nightly-{os.getpid()}", "score": score}))
+
+    def night(run: int) -> "subprocess.CompletedProcess[str]":
+        return radet("submit", str(file), "--address", nodes.dashboard, "--set", f"run={run}")
+
+    first = night(1)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "130 rows by radet-lite" in first.stdout
+    assert "Against the run before" not in first.stdout
+
+    old = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*.jpg"))
+    for path in old[:10]:  # changed
+        pipelines.s3.put(f"{corpus}/{path}", (tmp_path / "first" / path).read_bytes() + b"x")
+    bucket, _, prefix = corpus.removeprefix("s3://").partition("/")
+    for path in old[10:15]:  # removed
+        pipelines.s3.client().delete_object(Bucket=bucket, Key=f"{prefix}/{path}")
+    write_corpus(tmp_path / "second", 110, photographs[::-1])
+    upload(tmp_path / "second", f"{corpus}/second")
+    second = night(2)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "120 rows by radet-lite" in second.stdout
+    assert "115 unchanged since an earlier run" in second.stdout
+    assert "Against the run before, 130 then 120 rows" in second.stdout
+
+    for number in range(9):
+        pipelines.s3.put(f"{corpus}/third/{number}.jpg", b"<html>not found</html>")
+    third = night(3)
+    assert third.returncode == 3, third.stdout + third.stderr
+    assert "9 of 9 rows have no score (100.0%), more than --max-failed 5.0%" in third.stdout
+    rows = read_scores(out, verify=True)
+    assert rows.num_rows == 130 + 110 + 9
+    assert sorted(set(rows["status"].to_pylist())) == ["not_an_image", "ok"]
 
 
 def test_code_travels_with_a_job_where_it_is_asked_to(nodes: Nodes, job: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The page, driven in a real Chromium: what a person sees, on a screen and on a phone, and with a keyboard alone."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,36 +8,26 @@ from typing import Any
 import pytest
 
 from ..bad_inputs import encoded, photo
+from ..browser import SIZES, chromium, violations
 from ..service import Service, service
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-SIZES = {"screen": (1280, 900), "phone": (390, 844)}
 WAIT_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    with service() as one:
-        yield one
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def browser(here: Service) -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
+def here(browser: Any) -> Iterator[Service]:  # after the browser: without one there is nothing to serve
+    with service() as one:
+        yield one
 
 
 @pytest.fixture
@@ -123,15 +112,6 @@ def overlapping(page: Any) -> list[str]:
         }"""
     )
     return found
-
-
-def violations(page: Any) -> list[tuple[str, list[str]]]:
-    found = axe.Axe().run(page).response["violations"]
-    return [
-        (one["id"], [node["html"] for node in one["nodes"]])
-        for one in found
-        if one["impact"] in {"serious", "critical"}
-    ]
 
 
 def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path], shots: Path) -> None:

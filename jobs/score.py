@@ -1,0 +1,103 @@
+"""`radet score`."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class Stop(Exception):  # noqa: N818 - not an error of the program: its end
+    """What to say at the end, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def score(
+    src: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv or .jsonl manifest, one image.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Where the scores go: a folder or s3://bucket/prefix.")],
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+    ] = "radet-lite",
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to run on; without it one is started here.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score at most so many new inputs.")] = None,
+    ids: Annotated[str | None, typer.Option(help="The column (or JSON field) with your own id for each image.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column with the image bytes or uris, where the name does not tell.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Scoring processes; default: one per GPU, else one per CPU core.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of the detector.")] = 32,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
+    ] = False,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Score everything again, changed or not.")] = False,
+    max_failed: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="End with exit code 3 if a larger share of this run's rows has no score."),
+    ] = None,
+) -> None:
+    """Score every new or changed image of SRC and commit the scores as Parquet.
+
+    Stop it, or let it crash, whenever: the same command goes on where it ended. Run it again on a grown corpus and only
+    what is new or changed is scored. A broken image is a row with a status, never a failed run.
+
+    [bold]Examples[/bold]
+
+      radet score photos/ --out scores/
+
+      radet score s3://bucket/images --out s3://bucket/scores --address auto
+
+      radet score urls.csv --ids post_id --allow-http --out scores/
+
+    [bold]Exit codes[/bold]: 0 every input has a row; 1 not yet, run the same command again; 2 the request cannot work;
+    3 every input has a row, and too many say that there is no score (--max-failed).
+    """
+    from jobs.console import ScoreScreen, show_nights, show_score
+    from pipelines.commit import IncompleteError
+    from pipelines.compare import compare_nights
+    from pipelines.score import ScoreJob
+    from pipelines.score import score as run
+
+    screen = ScoreScreen(Console(stderr=True, highlight=False))
+    job = ScoreJob(
+        src=src,
+        out=out,
+        model=model,
+        address=address,
+        limit=limit,
+        ids=ids,
+        column=column,
+        workers=workers,
+        batch_size=batch_size,
+        allow_http=allow_http,
+        rescore=rescore,
+    )
+    try:
+        manifest = run(job, screen)
+    except IncompleteError as error:
+        raise Stop(str(error), 1) from error
+    except KeyboardInterrupt:
+        raise Stop("stopped: what is scored so far is kept, run the same command again to go on", 1) from None
+    finally:
+        screen.close()
+    console = Console(highlight=False)
+    show_score(console, manifest, out)
+    show_nights(console, compare_nights(out, manifest), out)
+    failed = manifest["rows"] - manifest["statuses"].get("ok", 0)
+    if max_failed is not None and failed > max_failed * manifest["rows"]:
+        raise Stop(
+            f"{failed:,} of {manifest['rows']:,} rows have no score ({failed / manifest['rows']:.1%}), more than "
+            f"--max-failed {max_failed:.1%}; they are committed, and `radet report {out}` lists them",
+            3,
+        )
