@@ -175,6 +175,7 @@ EXAMPLE_SCORE: dict[str, Any] = {
     "logit_semantic": 1.31,
     "logit_discrepancy": 0.42,
     "logit_lowlevel": 0.11,
+    "generator": "stylegan2",
     "model_id": "2f1c7be0a9d34e55",
     "scored_at": "2026-11-22T05:00:00.000Z",
     "schema_version": 1,

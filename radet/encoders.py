@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from radet.attention import SelfAttention
 from radet.config import EncoderConfig, Family, Precision, Rounding
 from radet.errors import ConfigError, ModelError
+from radet.lean_import import without_compiler
 from radet.tensors import round_int8, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
@@ -216,7 +217,8 @@ def _build(family: Family, name: str, weights: str, rounding: Rounding, folder: 
 
 
 def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
-    import open_clip  # noqa: PLC0415
+    with without_compiler():
+        import open_clip  # noqa: PLC0415
 
     if open_clip.get_model_config(name) is None:
         raise ModelError("config_invalid", f"open_clip has no model {name!r}; see open_clip.list_models()")
@@ -275,7 +277,8 @@ def _load_transformers(name: str, weights: str, folder: Path) -> Built:
 
 
 def _load_timm(name: str, weights: str, folder: Path) -> Built:
-    import timm  # noqa: PLC0415
+    with without_compiler():
+        import timm  # noqa: PLC0415
 
     path = local_path(weights, folder)
     if not timm.is_model(name):

@@ -65,7 +65,7 @@ def linear_detector(detector: Detector) -> Detector | None:
         description=LINEAR_SOURCE,
         probe=ProbeConfig(kind="none"),
         reference=None,
-        heads=replace(heads, branches=("semantic",), scalars=0),
+        heads=replace(heads, branches=("semantic",), scalars=0, attribution=None),
         calibration=None,
         thresholds=(),
         verdict=None,

@@ -22,6 +22,11 @@ from .image_server import ImageServer, serve_pictures
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+# As pipelines.cluster.connected starts Ray; a loader that is kept need not import torch for the next run.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+os.environ.setdefault("RAY_enable_metrics_collection", "0")
+os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+
 # Two threads that wait for each other are slower than one wherever something else runs.
 torch.set_num_threads(1)
 

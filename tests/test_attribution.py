@@ -18,6 +18,7 @@ from radet.explain import explain
 from radet.finish import Provenance, finish
 from radet.linear_probe import fit_softmax_probe
 from radet.loop import Run, Watcher
+from radet.peers import linear_detector
 from radet.rows import read_row
 from radet.training import new_detector
 
@@ -142,6 +143,10 @@ def test_a_checkpoint_names_generators(trees: tuple[Path, Path], tmp_path: Path)
     for name, words in sentences.items():
         assert ("most like" in words) == (name in families)
         assert ("like none of the 3 generators" in words) == (name == UNKNOWN)
+
+    linear = linear_detector(detector)
+    assert linear is not None
+    assert linear.score([str(files[0])])[0].generator is None
 
     crops = np.stack([crop for file in files if (crop := read_row(file, 0, detector.config.crop).crop) is not None])
     assert crops.shape[1:] == (SIZE, SIZE, 3)
