@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.score import Stop
 from pipelines.run_report import run_page
-from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from radet.errors import ConfigError
 
@@ -60,8 +60,24 @@ def scored(
     shutil.copy(folder / "0" / "00000.jpg", folder / "<b>another & copy.jpg")
     (folder / "empty.jpg").touch()
     (folder / "page.jpg").write_text("<html>not a picture</html>")
-    score(ScoreJob(src=str(folder), out=str(out)), Watcher())
+    result = CliRunner().invoke(app, ["score", str(folder), "--out", str(out), "--max-failed", "0.1"])
+    assert isinstance(result.exception, Stop), result.output
+    assert result.exception.code == 3
+    assert "2 of 16 rows have no score (12.5%), more than --max-failed 10.0%" in str(result.exception)
     return folder, out
+
+
+@pytest.mark.ray
+def test_a_share_of_failures_that_is_allowed_ends_well(scored: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = scored
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "empty.jpg").touch()
+    arguments = ["score", str(tmp_path / "more"), "--out", str(tmp_path / "out"), "--max-failed", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Against the run before" not in result.output
+    assert len(read_scores(str(tmp_path / "out"))) == 17
 
 
 @pytest.mark.ray
