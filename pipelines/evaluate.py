@@ -198,16 +198,18 @@ class _Entrant:
 
 
 def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
+    """The models, then the peers: where a picture has no room for all, the peers give way."""
     from radet.detector import Detector  # noqa: PLC0415 - torch, which other drivers do without
     from radet.peers import LINEAR, LINEAR_SOURCE, drift_detectors, linear_detector  # noqa: PLC0415
 
     find_encoders()
-    found: list[_Entrant] = []
+    own: list[_Entrant] = []
+    others: list[_Entrant] = []
     for model in dict.fromkeys((*job.models, *job.peers)):
         detector = Detector.from_pretrained(local_model(model))
         if model in job.models:
-            name = _unique(detector.config.name, found)
-            found.append(
+            name = _unique(detector.config.name, own)
+            own.append(
                 _Entrant(name=name, source="this checkpoint", model=model, config=detector.config, gmac=gmac(detector))
             )
         if model in job.peers:
@@ -217,10 +219,10 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
                 peers.insert(0, (LINEAR, LINEAR_SOURCE, linear))
             for name, source, other in peers:
                 where = _saved(other, _slug(name + suffix), scratch, job.out)
-                found.append(
+                others.append(
                     _Entrant(name=name + suffix, source=source, model=where, config=other.config, gmac=gmac(other))
                 )
-    return found
+    return own + others
 
 
 def _saved(detector: Any, slug: str, scratch: Path, out: str) -> str:
