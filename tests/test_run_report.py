@@ -68,6 +68,7 @@ def scored(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_share_of_failures_that_is_allowed_ends_well(scored: tuple[Path, Path], tmp_path: Path) -> None:
     _, out = scored
     shutil.copytree(out, tmp_path / "out")

@@ -71,7 +71,7 @@ def test_the_pipeline_scores_as_the_detector_does_alone(
     "kind",
     [
         "s3 prefix",
-        "parquet bytes",
+        pytest.param("parquet bytes", marks=pytest.mark.slow),
         pytest.param("tars", marks=pytest.mark.slow),
         pytest.param("parquet uris", marks=pytest.mark.slow),
         pytest.param("manifest of s3 uris", marks=pytest.mark.slow),
