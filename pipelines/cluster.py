@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pipelines.process import MEMORY_ENV
 from radet.errors import ConfigError, FetchError, ModelError
 
 _OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
+_CONNECT_S = 10.0
 
 
 def purpose_of(error: BaseException) -> Exception | None:
@@ -45,6 +47,17 @@ def _without_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _require_head(address: str) -> None:
+    """Raises ConfigError where nothing listens at HOST:PORT; "auto" and the like are Ray's to resolve."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
 
 
 def _start_here(quiet: dict[str, Any]) -> None:
@@ -80,6 +93,9 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
     try:
         if address is not None:
+            _require_head(address)
+            # Ray asks a head that does not answer twenty times, for 40 s each.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address, runtime_env={"env_vars": MEMORY_ENV}, **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process

@@ -58,6 +58,14 @@ def test_a_request_that_cannot_work_is_one_line_and_writes_nothing(
     assert not (tmp_path / "o").exists()
 
 
+def test_a_head_that_is_not_there_is_one_clear_line_at_once(tmp_path: Path, corpus: str) -> None:
+    """Ray by itself asks it for a quarter of an hour."""
+    for address in ("127.0.0.1:1", "no-such-host.invalid:6379"):
+        assert f"no Ray cluster at {address}" in refused(
+            "score", corpus, "--out", str(tmp_path / "o"), "--address", address
+        )
+
+
 @pytest.mark.s3
 def test_wrong_s3_credentials_are_one_clear_line(s3: S3Server, corpus: str) -> None:
     wrong = {"AWS_SECRET_ACCESS_KEY": "not the secret"}
