@@ -12,7 +12,7 @@ demo: .venv/installed
 
 # Two files at a time: the tests with Ray and S3 wait for processes to start half of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -36,6 +36,14 @@ RADET = str(Path(sys.executable).with_name("radet"))
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg")
 
 
+#: Files that take minutes, which begin while there is other work beside them.
+LONGEST = ("test_train.py", "test_score.py", "test_kill.py", "test_evaluate.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def originals() -> Path:
     """Pictures as delivered: real and generated, JPEG, PNG and WebP."""
