@@ -17,8 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import save
-from benchmarks.throughput import bare
-from pipelines.items import has_image_suffix
+from benchmarks.throughput import bare, pick
 from pipelines.weights import find_encoders
 from radet import Detector
 from radet.peers import drift_detectors
@@ -51,8 +50,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    found = sorted(path for path in arguments.images.rglob("*") if has_image_suffix(path.name) and path.is_file())
-    paths = found[:: max(1, len(found) // arguments.count)][: arguments.count]
+    paths = pick(arguments.images, arguments.count)
     find_encoders()
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:

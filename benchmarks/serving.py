@@ -25,8 +25,7 @@ import aiohttp
 import numpy as np
 
 from benchmarks.machine import save
-from benchmarks.throughput import CORES, bare
-from pipelines.items import has_image_suffix
+from benchmarks.throughput import CORES, bare, pick
 
 _LOADS = (0.5, 0.8, 1.5)
 _COUNT = 256  # images that are sent round and round
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=6 * CORES)
     parser.add_argument("--name", help="write benchmarks/results/NAME.json")
     asked = parser.parse_args()
-    files = sorted(path for path in asked.images.rglob("*") if has_image_suffix(path.name))[:_COUNT]
+    files = pick(asked.images, _COUNT)
     bodies = [path.read_bytes() for path in files]
     alone = bare(files, asked.model)
     found = asyncio.run(run(asked.url, bodies, asked.seconds, asked.clients))

@@ -133,6 +133,12 @@ def naive(folder: Path, model: str) -> float:
     return slope(points)
 
 
+def pick(folder: Path, count: int) -> list[Path]:
+    """About `count` image files, drawn evenly from all below a folder."""
+    found = sorted(path for path in folder.rglob("*") if has_image_suffix(path.name) and path.is_file())
+    return found[:: max(1, len(found) // count)][:count]
+
+
 def slope(points: list[tuple[float, int]]) -> float:
     """Rows a second, by least squares, while every worker has work: start and end left out."""
     times, rows = np.array(points[CORES - 1 : -CORES]).T
@@ -148,8 +154,7 @@ def main() -> None:
     parser.add_argument("--no-naive", action="store_true")
     parser.add_argument("--save", default="throughput")
     arguments = parser.parse_args()
-    found = sorted(path for path in arguments.images.rglob("*") if has_image_suffix(path.name) and path.is_file())
-    chosen = found[:: max(1, len(found) // arguments.count)][: arguments.count]
+    chosen = pick(arguments.images, arguments.count)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for number, path in enumerate(chosen):

@@ -101,16 +101,16 @@ def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
     """One line on how this run's scores lie against those of the run before; none where there is none."""
     if nights is None:
         return
-    words = ", ".join(f"{shift.value} PSI {shift.psi:.3f}" for shift in nights.comparison.shifts[:1])
-    rows = nights.comparison.rows
+    first, rows, runs = nights.comparison.shifts[0], nights.comparison.rows, f"{out.rstrip('/')}/_runs"
     judged = (
         "a notable shift: look at the pictures, or at what delivers them" if nights.comparison.notable else "steady"
     )
-    console.print(f"Against the run before, {rows[0]:,} then {rows[1]:,} rows: {words}: {judged}", soft_wrap=True)
+    console.print(
+        f"Against the run before, {rows[0]:,} then {rows[1]:,} rows: {first.value} PSI {first.psi:.3f}: {judged}",
+        soft_wrap=True,
+    )
     if nights.comparison.notable:
-        console.print(
-            f"  radet drift {out}/_runs/{nights.earlier}.json {out}/_runs/{nights.later}.json", soft_wrap=True
-        )
+        console.print(f"  radet drift {runs}/{nights.earlier}.json {runs}/{nights.later}.json", soft_wrap=True)
 
 
 def _stages(manifest: dict[str, Any]) -> Table:

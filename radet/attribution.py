@@ -14,12 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radet.config import AttributionConfig
+from radet.config import UNKNOWN, AttributionConfig
 from radet.linear_probe import fit_softmax_probe
 from radet.standardise import Standardise
 from radet.tensors import Reduce
-
-UNKNOWN = "unknown"
 
 _HELD_OUT = 5  # one training picture in five is kept apart
 _LOST = 0.1  # share of those that may be called unknown

@@ -118,6 +118,10 @@ class ReferenceConfig:
         _check_quantiles("reference.quantiles", self.quantiles)
 
 
+#: The answer to "which generator?" for a picture that is like none of the families.
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributionConfig:
     """Which generator family made a picture (radet.attribution).
@@ -136,7 +140,7 @@ class AttributionConfig:
     kept: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.families) < 2 or len(set(self.families)) != len(self.families) or "unknown" in self.families:
+        if len(self.families) < 2 or len(set(self.families)) != len(self.families) or UNKNOWN in self.families:
             raise ModelError(
                 "config_invalid", 'heads.attribution.families must be two names at least, none twice, none "unknown"'
             )

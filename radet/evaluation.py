@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radet.config import DetectorConfig
+from radet.config import UNKNOWN, DetectorConfig
 from radet.metrics import brier, expected_calibration_error, share_interval
 from radet.ranking import Ranking
 
@@ -99,12 +99,12 @@ def confusion(
         accuracy         of the named pictures of known families, the share that got their own
         unseen_unknown   of the named pictures of other families, the share that is "unknown"
     """
-    columns = [*families, "unknown", "real"]
-    place = {name: index for index, name in enumerate(columns)}
+    columns = [*families, UNKNOWN, "real"]
+    place = {name: index for index, name in enumerate(columns[:-1])}
     counts: dict[str, list[int]] = {}
     for name, counted, source in zip(named, counted_N.tolist(), sources, strict=True):
         if counted:
-            counts.setdefault(source, [0] * len(columns))[place["real" if name is None else name]] += 1
+            counts.setdefault(source, [0] * len(columns))[-1 if name is None else place[name]] += 1
     known, unseen = ([name for name in sorted(counts) if (name in families) is there] for there in (True, False))
     right = sum(counts[name][place[name]] for name in known)
     return {

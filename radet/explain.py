@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from radet.attribution import UNKNOWN
-from radet.config import DetectorConfig
+from radet.config import UNKNOWN, DetectorConfig
 from radet.detector import Detector
 from radet.discrepancy import cosine_drift
 from radet.errors import FetchError, ImageError, RadetError

@@ -143,6 +143,8 @@ class Recipe:
             raise ConfigError("cache_clean needs views >= 1: a view that never comes back is not worth keeping")
         if self.probe.kind == "none" and "discrepancy" in self.branches:
             raise ConfigError("branches: discrepancy needs a probe, probe.kind is none")
+        if self.attribution and "semantic" not in self.branches:
+            raise ConfigError("attribution needs the semantic branch, with whose linear probe it is fitted")
         if self.eps_range is not None and not 0 < self.eps_range[0] <= self.eps_range[1] <= 1:
             raise ConfigError("eps_range must be two numbers, 0 < low <= high <= 1, in pixel units")
 

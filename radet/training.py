@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radet.config import AttributionConfig, DetectorConfig, HeadsConfig
+from radet.config import UNKNOWN, AttributionConfig, DetectorConfig, HeadsConfig
 from radet.detector import Detector, to_pixels
 from radet.encoders import Look, describe, load_encoder
 from radet.errors import ConfigError
@@ -92,6 +92,8 @@ def new_detector(recipe: Recipe, *, families: tuple[str, ...] = (), device: str 
 def _attribution(families: tuple[str, ...]) -> AttributionConfig:
     if len(families) < 2:
         raise ConfigError("attribution: the training pictures name fewer than two generators; set attribution: false")
+    if UNKNOWN in families:
+        raise ConfigError(f"attribution: a generator is called {UNKNOWN!r}, the answer for none of them: rename it")
     return AttributionConfig(families=families)
 
 

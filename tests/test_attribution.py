@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from radet.attribution import UNKNOWN, Attribution, Sample, families_of, fit_attribution, name_families
-from radet.config import AttributionConfig, DetectorConfig
+from radet.attribution import Attribution, Sample, families_of, fit_attribution, name_families
+from radet.config import UNKNOWN, AttributionConfig, DetectorConfig
 from radet.errors import ConfigError, ModelError
 from radet.evaluation import confusion
 from radet.explain import explain
@@ -166,6 +166,10 @@ def test_one_generator_cannot_be_told_apart(tmp_path: Path) -> None:
     recipe = replace(tiny_recipe(write_encoder(tmp_path / "encoder")), attribution=True)
     with pytest.raises(ConfigError, match="fewer than two generators"):
         new_detector(recipe, families=("only",))
+    with pytest.raises(ConfigError, match="rename it"):
+        new_detector(recipe, families=("a", UNKNOWN))
+    with pytest.raises(ConfigError, match="needs the semantic branch"):
+        replace(recipe, branches=("discrepancy", "lowlevel"))
     with pytest.raises(ModelError, match="unknown"):
         AttributionConfig(families=("a", UNKNOWN))
 
@@ -190,4 +194,6 @@ def test_confusion_counts_by_hand() -> None:
     ]
     assert found["accuracy"] == pytest.approx(2 / 4)
     assert found["unseen_unknown"] == pytest.approx(1 / 2)
+    odd = confusion(["real", None], np.array([True, True]), ["real", "a"], ("a", "real"))
+    assert [row["counts"] for row in odd["rows"]] == [[0, 0, 0, 1], [0, 1, 0, 0]]
     assert confusion([], np.empty(0, bool), [], ("a", "b"))["accuracy"] is None

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from PIL import Image
 
 from pipelines.calibrate import CalibrateJob, calibrate
-from pipelines.evaluate import EvaluateJob, EvaluateWatcher, Evaluation, evaluate
+from pipelines.evaluate import EvaluateJob, EvaluateWatcher, Evaluation, _entrants, evaluate
 from pipelines.labelled import list_labelled
 from pipelines.report import evaluation_page
 from pipelines.score import Watcher
 from pipelines.sink import read_scores
 from radet import Detector
-from radet.config import DetectorConfig
+from radet.config import DetectorConfig, resolve
 from radet.degradations import NEUTRAL
 from radet.errors import ConfigError
 from radet.evaluation import confusion
@@ -121,6 +122,15 @@ def test_published_methods_run_in_the_same_loop(found: tuple[Evaluation, Evaluat
     assert more.row("radet-lite") == evaluation.row("radet-lite")
     gmac = {contender.name: contender.gmac for contender in more.contenders if contender.gmac is not None}
     assert gmac["linear probe"] < gmac["radet-lite"] < gmac["RIGID"] * 3
+
+
+def test_models_come_before_peers(tmp_path: Path) -> None:
+    """Plots hold eight lines: what somebody asked for must not be crowded out."""
+    other = tmp_path / "other"
+    shutil.copytree(resolve("radet-lite"), other)
+    job = EvaluateJob(data="", models=("radet-lite", str(other)), peers=("radet-lite",), out=str(tmp_path / "out"))
+    names = [entrant.name for entrant in _entrants(job, tmp_path / "peers")]
+    assert names[:3] == ["radet-lite", "radet-lite (2)", "linear probe"]
 
 
 def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -> None:
