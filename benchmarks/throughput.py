@@ -67,7 +67,7 @@ def pipeline(folder: Path, model: str) -> dict[str, float]:
 
 
 def _bare_worker(paths: list[Path], model: str, ready: Any, results: Any) -> None:
-    tune(threads=1)
+    tune()
     detector = Detector.from_pretrained(model)
     policy = detector.config.crop
     detector.evidence(np.zeros((2, policy.size, policy.size, 3), np.uint8))  # warm
@@ -98,7 +98,7 @@ def bare(paths: list[Path], model: str) -> float:
 
 class _NaiveScorer:
     def __init__(self, model: str) -> None:
-        tune(threads=1)
+        tune()
         self.detector = Detector.from_pretrained(model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

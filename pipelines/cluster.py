@@ -13,7 +13,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.commit import IncompleteError
-from pipelines.process import MEMORY_ENV
+from pipelines.process import WORKER_ENV
 from radet.errors import ConfigError, FetchError, ModelError
 
 _OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
@@ -96,10 +96,10 @@ def connected(address: str | None) -> Iterator[None]:
             _require_head(address)
             # Ray asks a head that does not answer twenty times, for 40 s each.
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
-            ray.init(address, runtime_env={"env_vars": MEMORY_ENV}, **quiet)
+            ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
-            os.environ.update({name: os.environ.get(name, value) for name, value in MEMORY_ENV.items()})
+            os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENV.items()})
             # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
             # ahead, and the next one imports torch again.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")

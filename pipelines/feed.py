@@ -97,7 +97,7 @@ def _load_part(
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Crops [P, size, size, 3] of P pictures, augmented where `view` is given; what is wrong with those that are not
     there, by their place."""
-    tune(threads=1)
+    tune()
     fetcher = Fetcher(allow_http=False)
     size = recipe.crop.size
     crops = np.zeros((len(positions), size, size, 3), np.uint8)

@@ -49,7 +49,7 @@ class Loader:
 
     def load(self, number: int, payload: str) -> Iterator[pa.Table]:
         """The new inputs of a shard, as LOADED tables packed into one row each."""
-        tune(threads=1)
+        tune()
         shard = Shard(*json.loads(payload))
         seen = 0
         for items in self._items(shard):

@@ -13,7 +13,6 @@ class Plan:
     scorers: int
     scorer_cpus: float
     scorer_gpus: float
-    threads: int  # torch threads of a scorer
     loader_cpus: float
     loaders: int  # that fit beside the scorers
     block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
@@ -32,8 +31,10 @@ class Plan:
     def of(cls, resources: dict[str, float], workers: int | None) -> "Plan":
         """One scorer per GPU, which leaves the CPUs to the loaders; without GPUs one per core.
 
-        On CPUs half of Ray's accounting goes to each stage: both may run as many processes as there are cores, and the
-        operating system gives the cores to whichever has work.
+        A scorer computes on one core, however few there are: threads that wait for each other stand still as soon as
+        something else wants a core (thirty times slower was measured). On CPUs half of Ray's accounting goes to each
+        stage: both may run as many processes as there are cores, and the operating system gives the cores to whichever
+        has work.
         """
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         if gpus:
@@ -44,7 +45,6 @@ class Plan:
                 scorers=scorers,
                 scorer_cpus=scorer_cpus,
                 scorer_gpus=min(1.0, gpus / scorers),
-                threads=1,
                 loader_cpus=min(1.0, left),
                 loaders=max(1, int(left)),
                 block=256,
@@ -52,9 +52,8 @@ class Plan:
         scorers = workers or max(1, cpus)
         return cls(
             scorers=scorers,
-            scorer_cpus=0.5 * max(1, cpus) / scorers,
+            scorer_cpus=0.5 * min(1.0, max(1, cpus) / scorers),
             scorer_gpus=0.0,
-            threads=max(1, cpus // scorers),
             loader_cpus=0.45,
             loaders=max(1, cpus),
             block=64,

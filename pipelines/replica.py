@@ -37,9 +37,9 @@ Tell = Callable[[Report], Awaitable[Any]]
 class Scorer:
     """Loads and tests its detector in the first `reconfigure`; until then, and if that fails, it scores nothing."""
 
-    def __init__(self, model: str, *, device: str, threads: int, most: int, replica: str, tell: Tell) -> None:
+    def __init__(self, model: str, *, device: str, most: int, replica: str, tell: Tell) -> None:
         """`most`: requests that Serve lets in at once, at least twice a batch. `tell` takes reports."""
-        self._model, self._device, self._threads, self._most = model, device, threads, most
+        self._model, self._device, self._most = model, device, most
         self._tell = tell
         self._meters = Meters(replica)
         self._detector: Detector | None = None
@@ -154,7 +154,7 @@ class Scorer:
         from radet.detector import Detector  # noqa: PLC0415
         from radet.selftest import selftest  # noqa: PLC0415
 
-        tune(self._threads)
+        tune()
         find_encoders()
         detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         tested = selftest(detector, batches=_SELF_TEST_BATCHES)

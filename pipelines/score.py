@@ -183,7 +183,6 @@ def _batches(
                 "model": job.model,
                 "model_id": request.model_id,
                 "batch_size": job.batch_size,
-                "threads": plan.threads,
                 "device": plan.device,
             },
             batch_size=None,
@@ -258,16 +257,16 @@ def _load(
 class Scorer:
     """One detector per process: crops in, evidence out."""
 
-    def __init__(self, *, model: str, model_id: str, batch_size: int, threads: int, device: str) -> None:
+    def __init__(self, *, model: str, model_id: str, batch_size: int, device: str) -> None:
         self._model, self._model_id, self._device = model, model_id, device
-        self._batch_size, self._threads = batch_size, threads
+        self._batch_size = batch_size
 
     @cached_property
     def _detector(self) -> "Detector":
         """Loaded with the first batch: an actor that dies in its constructor cannot say why."""
         from radet.detector import Detector  # noqa: PLC0415 - as above
 
-        tune(self._threads)
+        tune()
         find_encoders()
         detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         if detector.model_id != self._model_id:

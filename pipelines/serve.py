@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import Monitor, Report
-from pipelines.process import MEMORY_ENV
+from pipelines.process import WORKER_ENV
 from pipelines.remote import RemoteMonitor, RemoteScorer
 from pipelines.replica import Scorer
 from pipelines.settings import FrontSettings, ScorerSettings
@@ -70,7 +70,7 @@ class ServeArgs(BaseModel):
 def application(args: ServeArgs) -> Application:
     """What `serve deploy` builds: `import_path: pipelines.serve:application`."""
     batch = args.scoring.max_batch_size
-    actor = {"runtime_env": {"env_vars": MEMORY_ENV | args.env}}
+    actor = {"runtime_env": {"env_vars": WORKER_ENV | args.env}}
     refusal = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
     # Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
     orderly = {
@@ -172,7 +172,6 @@ class _Scorer:
         self._scorer = Scorer(
             model,
             device=device,
-            threads=1,
             most=most,
             replica=_replica_name(),
             tell=RemoteMonitor(monitor).report,
@@ -193,7 +192,7 @@ class _Front:
         from pipelines.front import Front, decode_threads  # noqa: PLC0415 - torch, which the driver does without
         from pipelines.process import tune  # noqa: PLC0415
 
-        tune(1)
+        tune()
         self._front = Front(
             RemoteScorer(scorer),
             RemoteMonitor(monitor),

@@ -48,7 +48,7 @@ class Service:
 
     def __init__(self, model: str, allow_url: bool, **front: Any) -> None:
         self.monitor = LocalMonitor()
-        self.scorer = Scorer(model, device="cpu", threads=1, most=64, replica="scorer-1", tell=self.monitor.report)
+        self.scorer = Scorer(model, device="cpu", most=64, replica="scorer-1", tell=self.monitor.report)
         self._front_options = {"allow_url": allow_url, "replica": "front-1", **front}
         self.front: Front
         self.loop = asyncio.new_event_loop()

@@ -231,6 +231,7 @@ def test_every_plan_fits_the_cluster_and_keeps_the_stages_apart(cpus: int, gpus:
     plan = Plan.of({"CPU": cpus, "GPU": gpus}, workers)
     assert plan.scorers * plan.scorer_cpus + plan.loader_cpus <= cpus + 1e-9, "a loader finds room beside the scorers"
     assert plan.scorers * plan.scorer_gpus <= gpus
+    assert plan.scorer_cpus <= 0.5, "else no node may have room for one, however many there are"
     assert (plan.loader_cpus, 0) != (plan.scorer_cpus, plan.scorer_gpus), "Ray fuses stages that ask for the same"
 
 

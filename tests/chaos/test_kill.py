@@ -24,7 +24,7 @@ from ..conftest import ROOT, S3Server, write_corpus
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 BLOCK = Plan.of({"CPU": 2}, None).block
-COUNT = 6 * BLOCK
+COUNT = 5 * BLOCK
 _names = itertools.count()
 
 
@@ -59,12 +59,22 @@ class Run:
     def __init__(self, address: str, corpus: Path, out: str, log: Path) -> None:
         self.out = out
         self._address, self._corpus, self._log = address, corpus, log
+        self._started: list[subprocess.Popen[str]] = []
         log.mkdir()
 
     def start(self, *, workers: int, fault: str = "", victim: str = "") -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "tests.chaos.driver", self._address, str(self._corpus), self.out, str(workers)]
         env = os.environ | {"RADET_TEST_LOG": str(self._log), "RADET_TEST_FAULT": fault, "RADET_TEST_VICTIM": victim}
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._started.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                sigkill(process)
 
     def finish(self, *, workers: int) -> dict[str, Any]:
         process = self.start(workers=workers)
@@ -99,8 +109,10 @@ class Run:
 
 
 @pytest.fixture
-def run(cluster: Any, corpus: Path, out: str, tmp_path: Path) -> Run:
-    return Run(cluster.address, corpus, out, tmp_path / "log")
+def run(cluster: Any, corpus: Path, out: str, tmp_path: Path) -> Iterator[Run]:
+    made = Run(cluster.address, corpus, out, tmp_path / "log")
+    yield made
+    made.stop()
 
 
 def told(output: str) -> dict[str, Any]:
