@@ -124,7 +124,8 @@ class Loader:
             elif row["_kind"] == SCORED:
                 assert item.data is not None
                 seen = see(item.data, self.policy)
-                row |= seen.facts | {"crop": None if seen.crop is None else seen.crop.data}
+                # As bytes: what pyarrow (26) converts from a memoryview it never lets go of.
+                row |= seen.facts | {"crop": None if seen.crop is None else seen.crop.tobytes()}
             item.data = None
             yield row | {"decode_s": time.perf_counter() - start}
 

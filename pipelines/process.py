@@ -11,7 +11,9 @@ _MMAP_BYTES = 32 << 20  # the largest that glibc takes
 #: thread that is not the process's first; glibc gives it an arena that is too small to keep anything, and an
 #: EfficientNet-Lite0 there took 21 ms a picture, with this 16. And OpenMP's threads sleep where they wait: left alone
 #: they spin for milliseconds, and two threads beside one other busy process scored 0.3 pictures a second, with this 8.
+#: And Arrow takes its memory where all do: its own allocator keeps some for every thread that ever read a file.
 WORKER_ENV = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(_TRIM_BYTES),
