@@ -2,8 +2,8 @@
 
 The cheapest honest configuration: small JPEGs, all different, and a checkpoint with a tiny encoder (random weights),
 since the question is whether anything grows with the corpus. Reported per role: the largest unique set size (USS, what
-a process alone holds) and resident set size (RSS, which counts shared pages of the object store too) seen in the second
-half of the run, when all is warm.
+a process alone holds; libraries that others have left count too, so it jumps as a run ends) and resident set size (RSS,
+which counts shared pages of the object store too) seen in the second half of the run, when all is warm.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,23 +71,33 @@ def write_tiny_checkpoint(folder: Path) -> None:
 
 
 def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tuple[int, int]]]]:
-    """(seconds, role -> largest (uss, rss) in bytes) until the process ends, every two seconds."""
+    """(seconds, role -> largest (uss, rss) in bytes) until the process ends, every two seconds; RSS, which is cheap to
+    ask for, is the largest of every tenth of one between, since a small run commits in half a second."""
     samples = []
     begun = time.monotonic()
     while process.poll() is None:
-        largest: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for one in psutil.process_iter():
-            try:
-                line = " ".join(one.cmdline())
-                role = next((name for mark, name in ROLES.items() if mark in line), None)
-                if role is not None:
-                    memory = one.memory_full_info()
-                    largest[role] = max(largest[role], (memory.uss, memory.rss))
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        samples.append((time.monotonic() - begun, dict(largest)))
-        time.sleep(2)
+        roles = find_roles()
+        uss, rss = defaultdict(int), defaultdict(int)
+        for one, role in roles:
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                uss[role] = max(uss[role], one.memory_full_info().uss)
+        due = time.monotonic() + 2
+        while time.monotonic() < due and process.poll() is None:
+            for one, role in roles:
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    rss[role] = max(rss[role], one.memory_info().rss)
+            time.sleep(0.1)
+        samples.append((time.monotonic() - begun, {role: (uss[role], rss[role]) for role in rss}))
     return samples
+
+
+def find_roles() -> list[tuple[psutil.Process, str]]:
+    found = []
+    for one in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            line = " ".join(one.cmdline())
+            found += [(one, name) for mark, name in ROLES.items() if mark in line][:1]
+    return found
 
 
 def measure(corpus: Path, checkpoint: Path, count: int) -> dict[str, Any]:
