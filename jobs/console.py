@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipelines.compare import Nights
 
 _PLAIN_EVERY_S = 10.0  # where the output is a log, not a terminal
+_BUSY = 0.5  # a stage that was busy for less of the time did not hold the others up
 
 
 class ScoreScreen(Watcher):
@@ -116,18 +117,22 @@ def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
 def _stages(manifest: dict[str, Any]) -> Table:
     """Per stage: what one worker does a second, how many work at once, and how busy they were."""
     work, plan, seconds = manifest["work"], manifest["plan"], manifest["seconds"]
-    table = Table(caption=f"{work['rows'] / seconds:,.1f} images/s over {_duration(seconds)}", caption_justify="left")
+    table = Table(caption_justify="left")
     for column in ("stage", "images/s per worker", "workers", "busy"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     stages = [
         ("fetch (in parallel)", work["rows"], work["fetch_s"], plan["loaders"] * 16),
-        ("decode and crop", work["rows"], work["decode_s"], plan["loaders"]),
+        ("decode and crop", work["rows"] - work["joined"] - work["same"], work["decode_s"], plan["loaders"]),
         ("score", work["scored"], work["score_s"], plan["scorers"]),
     ]
     busy = {name: spent / (workers * seconds) for name, _, spent, workers in stages}
     slowest = max(busy, key=lambda name: busy[name])
+    caption = f"{work['rows'] / seconds:,.1f} images/s over {_duration(seconds)}"
+    if busy[slowest] < _BUSY:
+        slowest, caption = "", f"{caption}, most of it spent on starting up or waiting"
+    table.caption = caption
     for name, count, spent, workers in stages:
-        rate = f"{count / spent:,.1f}" if spent else "-"
+        rate = f"{count / spent:,.1f}" if count and spent else "-"
         mark = "  <- bottleneck" if name == slowest else ""
         table.add_row(name, rate, str(workers), f"{busy[name]:.0%}{mark}")
     return table

@@ -275,12 +275,12 @@ class Scorer:
         return detector
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        start = time.perf_counter()
         table = unpack(row)
         crops = table["crop"].combine_chunks()
         scored = np.flatnonzero(crops.is_valid().to_numpy(zero_copy_only=False))
         found: list[dict[str, Any]] = [{}] * len(table)
-        size = self._detector.config.crop.size
+        size = self._detector.config.crop.size if len(scored) else 0  # where nothing is to be scored, nothing is loaded
+        start = time.perf_counter()
         for first in range(0, len(scored), self._batch_size):
             chosen = scored[first : first + self._batch_size]
             pixels = np.stack([np.frombuffer(crops[int(i)].as_buffer(), np.uint8) for i in chosen])
