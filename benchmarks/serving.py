@@ -98,9 +98,10 @@ def percentiles(seconds: list[float]) -> dict[str, float] | None:
 
 async def run(url: str, bodies: list[bytes], seconds: float, clients: int) -> dict[str, Any]:
     await saturate(url, bodies, min(5.0, seconds), clients)  # every process has seen its first picture
-    top = await saturate(url, bodies, seconds, clients)
-    loads = [await open_loop(url, bodies, share * top["images_per_s"], seconds) for share in _LOADS]
-    return {"saturated": top, "open_loop": dict(zip(map(str, _LOADS), loads, strict=True))}
+    tops = [await saturate(url, bodies, seconds, clients)]
+    loads = [await open_loop(url, bodies, share * tops[0]["images_per_s"], seconds) for share in _LOADS]
+    tops.append(await saturate(url, bodies, seconds, clients))
+    return {"saturated": tops, "open_loop": dict(zip(map(str, _LOADS), loads, strict=True))}
 
 
 def main() -> None:
@@ -109,14 +110,17 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="radet-lite")
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--clients", type=int, default=6 * CORES)
+    parser.add_argument("--clients", type=int, default=4 * CORES)
     parser.add_argument("--name", help="write benchmarks/results/NAME.json")
     asked = parser.parse_args()
     files = pick(asked.images, _COUNT)
     bodies = [path.read_bytes() for path in files]
-    alone = bare(files, asked.model)
+    before = bare(files, asked.model)
     found = asyncio.run(run(asked.url, bodies, asked.seconds, asked.clients))
-    found |= {"bare_images_per_s": alone, "share_of_bare": found["saturated"]["images_per_s"] / alone}
+    # Before and after: the machine may have been shared with somebody meanwhile.
+    alone = (before + bare(files, asked.model)) / 2
+    top = sum(one["images_per_s"] for one in found["saturated"]) / len(found["saturated"])
+    found |= {"bare_images_per_s": alone, "share_of_bare": top / alone}
     accepted = {load: result["accepted_ms"] for load, result in found["open_loop"].items()}
     if accepted["0.8"] and accepted["1.5"]:
         found["p99_at_150_over_80"] = accepted["1.5"]["p99"] / accepted["0.8"]["p99"]

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.access import Doorkeeper
+from pipelines.backlog import Backlog
 from pipelines.failures import RequestError, describe
 from pipelines.http import HttpPolicy, HttpReader
 from pipelines.intake import Item
@@ -53,6 +54,7 @@ class Front:
         self.door = Doorkeeper(fronts=fronts)
         self.allow_url = allow_url
         self._scorer, self._monitor = scorer, monitor
+        self._backlog = Backlog()
         self._reader = self._given_reader = reader
         self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="radet-decode")
         self._fetching = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="radet-fetch")
@@ -96,8 +98,11 @@ class Front:
         """
         begun = time.perf_counter()
         try:
-            async with asyncio.timeout(self.settings.score_timeout_s):
-                answer = await self._score(item, index, patient, begun)
+            if not patient:
+                self._backlog.check()
+            with self._backlog.inside():
+                async with asyncio.timeout(self.settings.score_timeout_s):
+                    answer = await self._score(item, index, patient, begun)
         except TimeoutError:
             error: RadetError = RequestError("overloaded", "the picture was not scored in time")
             self.meters.images.labels(error.code).inc()
@@ -230,7 +235,8 @@ class Front:
         assert row.crop is not None
         while True:
             try:
-                return await self._scorer.score(row.crop, policy)
+                with self._backlog.sent():
+                    return await self._scorer.score(row.crop, policy)
             except RequestError as error:
                 if not patient or error.code != "overloaded":
                     raise

@@ -34,6 +34,9 @@ _QUIET = {"enable_access_log": False, "log_level": "WARNING"}  # what was asked,
 _RETRY_AFTER_S = 1.0
 _SHUTDOWN_S = 30.0
 _LOADS = 2  # a checkpoint that cannot be loaded twice cannot be loaded
+#: Fronts and scorers leave their loops free (what computes has threads of its own), so Serve's own work shares them:
+#: 4 % more pictures a second on two cores.
+_REPLICA_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 
 
 class ServeArgs(BaseModel):
@@ -63,14 +66,15 @@ class ServeArgs(BaseModel):
 
     @property
     def scoring(self) -> ScorerSettings:
-        """On a CPU pictures pass the detector one by one, so that a larger batch only makes its first picture wait."""
-        return self.scorer or ScorerSettings(max_batch_size=32 if self.gpus else 4)
+        """On a CPU pictures pass the detector one by one: a larger batch only makes its pictures wait, and queues more
+        of them where there are too many."""
+        return self.scorer or ScorerSettings(max_batch_size=32 if self.gpus else 2)
 
 
 def application(args: ServeArgs) -> Application:
     """What `serve deploy` builds: `import_path: pipelines.serve:application`."""
     batch = args.scoring.max_batch_size
-    actor = {"runtime_env": {"env_vars": WORKER_ENV | args.env}}
+    actor = {"runtime_env": {"env_vars": WORKER_ENV | _REPLICA_ENV | args.env}}
     refusal = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
     # Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
     orderly = {
