@@ -13,7 +13,8 @@ class Backlog:
     """Pictures on their way through one front, and how many the scorers take from it, as their refusals tell.
 
     A refusal says that what the scorers hold of this front is all that they take now. For a second after, single
-    pictures come in only as others leave; then one more is let through, and the next refusal tells again.
+    pictures come in only as others leave; then one more is let through, and the next refusal tells again. Where
+    other fronts have taken all, one picture at a time goes on asking.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,7 +44,7 @@ class Backlog:
             yield
         except RequestError as error:
             if error.code == "overloaded":
-                self._most, self._until = self._sent - 1, self._clock() + _BELIEVED_S
+                self._most, self._until = max(1, self._sent - 1), self._clock() + _BELIEVED_S
             raise
         finally:
             self._sent -= 1

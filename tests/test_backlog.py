@@ -61,6 +61,9 @@ def test_a_front_learns_from_refusals_and_forgets() -> None:
         assert not refused(), "another answer says nothing of room"
     now = 0.0
     assert not refused(), "all have left"
+    with pytest.raises(RequestError), backlog.sent():
+        raise RequestError("overloaded", "full of what other fronts have sent")
+    assert not refused(), "one at a time goes on asking"
 
 
 def test_what_would_be_refused_is_not_decoded() -> None:
