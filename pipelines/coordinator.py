@@ -56,8 +56,9 @@ class Coordinator:
         # Nothing that can fail: an actor that dies in its constructor cannot say why.
         self._request = request
         self._ledger = Ledger(open_folder(request.out), model_id=request.model_id, rescore=request.rescore)
-        self._scratch = tempfile.TemporaryDirectory(prefix="radet-index-")
-        self._index = Index(Path(self._scratch.name) / "index.sqlite", limit=request.limit)
+        # Its name goes at once, its bytes when the file is closed: however this process ends, nothing is left behind.
+        with tempfile.TemporaryDirectory(prefix="radet-index-") as scratch:
+            self._index = Index(Path(scratch) / "index.sqlite", limit=request.limit)
         self._source: Source | None = None
         self._shards = 0
         self._finished = threading.Event()
