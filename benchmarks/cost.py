@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -109,7 +110,7 @@ def cost(model: str) -> dict[str, Any]:
             m2 = detector.covariance.mahalanobis(drift.delta) if detector.covariance is not None else None
             seen = Seen(x, look.features, log_scalars(drift, m2), drift.delta.float())
             for name, branch in detector.heads.branches.items():
-                parts[name] = lambda branch=branch, seen=seen: branch(seen)
+                parts[name] = partial(branch, seen)
     probe, resnet = ReferenceProbe(detector.encoder.dim).eval(), resnet34(weights=None).eval()
 
     def reference() -> None:

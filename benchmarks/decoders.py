@@ -48,8 +48,14 @@ def torchvision_decode() -> Decode:
     from torchvision.io import decode_jpeg
 
     warnings.simplefilter("ignore")  # deprecated since torchvision 0.29
-    buffer = lambda data: torch.frombuffer(bytearray(data), dtype=torch.uint8)  # noqa: E731
-    return lambda data: decode_jpeg(buffer(data), "RGB").permute(1, 2, 0).numpy()
+
+    def decode(data: bytes) -> np.ndarray:
+        rgb: np.ndarray = (
+            decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB").permute(1, 2, 0).numpy()
+        )
+        return rgb
+
+    return decode
 
 
 def torchcodec_decode() -> Decode:
@@ -106,7 +112,8 @@ def v2_resize() -> Callable[[np.ndarray, int, int], np.ndarray]:
     def resize(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
         x_CHW = torch.from_numpy(rgb).permute(2, 0, 1)
         y_CHW = functional.resize(x_CHW, [height, width], InterpolationMode.BICUBIC, antialias=True)
-        return y_CHW.permute(1, 2, 0).numpy()
+        resized: np.ndarray = y_CHW.permute(1, 2, 0).numpy()
+        return resized
 
     return resize
 

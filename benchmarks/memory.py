@@ -1,9 +1,9 @@
 """Memory of a scoring run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000]
 
-The cheapest honest configuration: small JPEGs, all different, and a checkpoint with a tiny encoder (random weights),
-since the question is whether anything grows with the corpus. Reported per role: the largest unique set size (USS, what
-a process alone holds; libraries that others have left count too, so it jumps as a run ends) and resident set size (RSS,
-which counts shared pages of the object store too) seen in the second half of the run, when all is warm.
+The cheapest honest configuration (benchmarks.tiny), since the question is whether anything grows with the corpus.
+Reported per role: the largest unique set size (USS, what a process alone holds; libraries that others have left count
+too, so it jumps as a run ends) and resident set size (RSS, which counts shared pages of the object store too) seen in
+the second half of the run, when all is warm.
 """
 
 import argparse
@@ -17,57 +17,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import torch
-from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks.machine import save
+from benchmarks.tiny import write_checkpoint, write_files
 from pipelines.sink import read_scores
-from radet.config import ProbeConfig
-from radet.crop import CropPolicy
-from radet.encoders import describe
-from radet.fit import fit_reference
 
 ROLES = {
     "radet score": "driver",
+    "benchmarks.scale drive": "driver",
     "ray::Coordinator": "coordinator",
     "ray::MapWorker(MapBatches(Scorer))": "scorer",
     "ray::MapBatches(_load)": "loader",
     "ray::MapBatches(_stage)": "stager",
     "raylet/raylet": "raylet and object store",
 }
-
-
-def write_corpus(folder: Path, count: int) -> None:
-    generator = np.random.default_rng(0)
-    noise = generator.integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    for number in range(count):
-        target = folder / f"{number // 1000:03d}"
-        target.mkdir(parents=True, exist_ok=True)
-        left, top = number % 400, number // 400 % 400
-        Image.fromarray(noise[top : top + 48, left : left + 64]).save(target / f"{number:06d}.jpg", quality=80)
-
-
-def write_tiny_checkpoint(folder: Path) -> None:
-    """A one-block DINOv2 of random weights at 56 pixels."""
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
-    tower = Dinov2Model(Dinov2Config(**size))
-    tower.save_pretrained(folder / "tower")
-    half = (0.5, 0.5, 0.5)
-    encoder = describe("transformers", "dinov2", str(folder / "tower"), mean=half, std=half, size=56)
-    pictures = np.random.default_rng(1).integers(0, 256, (16, 56, 56, 3), dtype=np.uint8)
-    fit_reference(
-        encoder,
-        ProbeConfig(kind="gaussian"),
-        iter(pictures),
-        name="tiny",
-        description="random weights",
-        source="noise",
-        crop=CropPolicy(resize=56, size=56),
-    ).save_pretrained(folder)
 
 
 def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tuple[int, int]]]]:
@@ -77,7 +41,8 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tup
     begun = time.monotonic()
     while process.poll() is None:
         roles = find_roles()
-        uss, rss = defaultdict(int), defaultdict(int)
+        uss: defaultdict[str, int] = defaultdict(int)
+        rss: defaultdict[str, int] = defaultdict(int)
         for one, role in roles:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 uss[role] = max(uss[role], one.memory_full_info().uss)
@@ -130,9 +95,9 @@ def main() -> None:
     sizes = sorted(parser.parse_args().sizes)
     with tempfile.TemporaryDirectory() as folder:
         corpus, checkpoint = Path(folder, "corpus"), Path(folder, "tiny")
-        writer = threading.Thread(target=write_corpus, args=(corpus, sizes[-1]))
+        writer = threading.Thread(target=write_files, args=(corpus, sizes[-1]))
         writer.start()
-        write_tiny_checkpoint(checkpoint)
+        write_checkpoint(checkpoint)
         writer.join()
         results = [measure(corpus, checkpoint, size) for size in sizes]
     for result in results:

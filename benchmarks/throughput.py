@@ -1,15 +1,21 @@
-"""The pipeline against a bare loop and against the naive Ray Data script, on the same images and cores.
+"""The pipeline against a bare loop, the naive Ray Data script and Daft, on the same images and cores.
 
 python -m benchmarks.throughput IMAGES --model radet-lite [--model CHECKPOINT ...] [--count 1024] [--rounds 2]
 
     pipeline   radet score's own stages
     bare       one process per core: read, decode_picture, evidence(32 crops) and nothing else; images over seconds
     naive      ray.data.read_images -> float32 tensors, one row an image -> map_batches with the same detector
+    daft       (--daft) Daft's image pattern: list, download, decode, resize, a class in processes of its own
+               (Apache-2.0, no dependency of radet: pip install daft)
 
-Rates on Ray are at steady state: the least-squares slope of rows over time, start and end left out. All three use one
-torch thread per process and the same allocator settings (pipelines.process.tune). The bare loop runs before and after
-the pipeline, on half of the images each, because a shared machine is slower in one minute than in the next. Ratios are
-within one round; the machine is described in the result.
+Rates on Ray and Daft are at steady state: the least-squares slope of rows over time, start and end left out. All use
+one torch thread per process and the same allocator settings (pipelines.process.tune). The bare loop runs between the
+others, and every second round is in the other order, because a shared machine is slower in one minute than in the next.
+Ratios are within one round.
+
+`--model radet-clip-b16:bf16` is a checkpoint in that precision; `--model tiny` a detector of random weights that
+costs next to nothing (benchmarks.tiny). --side 1536 enlarges the images first (shorter side, JPEG 90): what cameras
+deliver, where decoding dominates.
 """
 
 import argparse
@@ -18,6 +24,7 @@ import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +33,15 @@ import ray
 from PIL import Image
 
 from benchmarks.machine import save
+from benchmarks.tiny import write_checkpoint
 from pipelines.cluster import connected
 from pipelines.coordinator import Progress
 from pipelines.items import has_image_suffix
 from pipelines.process import tune
 from pipelines.score import ScoreJob, Tally, Watcher, score
 from radet import Detector
+from radet.config import DetectorConfig, resolve
+from radet.crop import CropPolicy
 from radet.images import decode_picture, read_header
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -58,7 +68,7 @@ def pipeline(folder: Path, model: str) -> dict[str, float]:
     work = manifest["work"]
     wall = manifest["seconds"] * CORES
     return {
-        "images_per_s": slope(clock.points),
+        "pipeline": slope(clock.points),
         "score_s_per_image": work["score_s"] / work["scored"],
         "decode_s_per_image": work["decode_s"] / work["rows"],
         "fetch_s_per_image": work["fetch_s"] / work["rows"],
@@ -90,9 +100,11 @@ def bare(paths: list[Path], model: str) -> float:
     ]
     for worker in workers:
         worker.start()
-    times = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
+        if worker.exitcode:
+            raise SystemExit("the bare loop failed: see above")
+    times: list[tuple[float, float]] = [results.get() for _ in workers]
     return len(paths) / (max(end for _, end in times) - min(begun for begun, _ in times))
 
 
@@ -107,18 +119,21 @@ class _NaiveScorer:
         return {"drift": self.detector.evidence(pixels).drift_cosine}
 
 
-def _to_float(row: dict[str, Any]) -> dict[str, Any]:
+def _to_float(row: dict[str, Any], policy: CropPolicy) -> dict[str, Any]:
     picture = Image.fromarray(row["image"])
-    scale = 256 / min(picture.size)
+    size = policy.size
+    scale = (policy.resize or size) / min(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (picture.width - 224) // 2, (picture.height - 224) // 2
-    pixels = np.asarray(picture.crop((left, top, left + 224, top + 224)), np.float32) / 255
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    pixels = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255
     return {"pixels": np.ascontiguousarray(pixels.transpose(2, 0, 1))}
 
 
 def naive(folder: Path, model: str) -> float:
     """As in many a tutorial: full-size decoding in the reader, a float32 tensor per row, a batch function."""
-    dataset = ray.data.read_images(str(folder), mode="RGB").map(_to_float)
+    ray.data.DataContext.get_current().target_max_block_size = 128 << 20  # Ray's own; the pipeline changes it
+    policy = DetectorConfig.read(resolve(model)).crop
+    dataset = ray.data.read_images(str(folder), mode="RGB").map(_to_float, fn_kwargs={"policy": policy})
     dataset = dataset.map_batches(
         _NaiveScorer,
         fn_constructor_args=(model,),
@@ -133,6 +148,14 @@ def naive(folder: Path, model: str) -> float:
     return slope(points)
 
 
+def daft(folder: Path, model: str) -> float:
+    """The slope, of a process of its own: Daft's engine starts threads that would stay."""
+    from benchmarks import daft_inference  # noqa: PLC0415 - needs a package that is no dependency
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return slope(pool.submit(daft_inference.points, folder, model).result())
+
+
 def pick(folder: Path, count: int) -> list[Path]:
     """About `count` image files, drawn evenly from all below a folder."""
     found = sorted(path for path in folder.rglob("*") if has_image_suffix(path.name) and path.is_file())
@@ -145,41 +168,80 @@ def slope(points: list[tuple[float, int]]) -> float:
     return float(np.polyfit(times - times[0], rows, 1)[0])
 
 
+def enlarged(paths: list[Path], side: int, folder: Path) -> list[Path]:
+    """The same pictures, larger."""
+    for number, path in enumerate(paths):
+        with Image.open(path) as picture:
+            scale = side / min(picture.size)
+            size = (round(picture.width * scale), round(picture.height * scale))
+            larger = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        larger.save(folder / f"{number:05d}.jpg", quality=90)
+    return sorted(folder.iterdir())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--count", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--side", type=int)
     parser.add_argument("--no-naive", action="store_true")
+    parser.add_argument("--daft", action="store_true")
     parser.add_argument("--save", default="throughput")
-    arguments = parser.parse_args()
-    chosen = pick(arguments.images, arguments.count)
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, path in enumerate(chosen):
-            Path(folder, f"{number:05d}{path.suffix}").symlink_to(path.absolute())
-        for model in arguments.model:
-            for _ in range(arguments.rounds):
-                row: dict[str, Any] = {"model": Path(model).name, "images": len(chosen)}
-                row["bare"] = [bare(chosen[::2], model)]
-                with connected(None):
-                    row["pipeline"] = pipeline(Path(folder), model)
-                row["bare"].append(bare(chosen[1::2], model))
-                if not arguments.no_naive:
-                    with connected(None):
-                        ray.data.DataContext.get_current().target_max_block_size = 128 << 20
-                        row["naive"] = naive(Path(folder), model)
-                rate = row["pipeline"]["images_per_s"]
-                row["pipeline_over_bare"] = rate / statistics.mean(row["bare"])
-                if "naive" in row:
-                    row["pipeline_over_naive"] = rate / row["naive"]
-                print(row, flush=True)
-                results.append(row)
+    asked = parser.parse_args()
+    chosen = pick(asked.images, asked.count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "images")
+        folder.mkdir()
+        if asked.side:
+            chosen = enlarged(chosen, asked.side, folder)
+        else:
+            for number, path in enumerate(chosen):
+                (folder / f"{number:05d}{path.suffix}").symlink_to(path.absolute())
+        contenders = ["pipeline", *([] if asked.no_naive else ["naive"]), *(["daft"] if asked.daft else [])]
+        results = []
+        for model in asked.model:
+            place = prepared(model, Path(name))
+            for number in range(asked.rounds):
+                found = one_round(chosen, folder, place, contenders[:: -1 if number % 2 else 1])
+                results.append({"model": Path(model).name, "images": len(chosen), "side": asked.side, **found})
+                print(results[-1], flush=True)
     for model in {row["model"] for row in results}:
         ratios = [row["pipeline_over_bare"] for row in results if row["model"] == model]
         print(f"{model}: pipeline over bare, median of {len(ratios)}: {statistics.median(ratios):.3f}")
-    save(arguments.save, results)
+    save(asked.save, results)
+
+
+def prepared(model: str, folder: Path) -> str:
+    """Where to find what --model names."""
+    target = folder / model.replace("/", "-")
+    if model == "tiny":
+        write_checkpoint(target)
+    elif model.endswith(":bf16"):
+        Detector.from_pretrained(model.removesuffix(":bf16"), precision="bf16").save_pretrained(target)
+    else:
+        return model
+    return str(target)
+
+
+def one_round(chosen: list[Path], folder: Path, model: str, order: list[str]) -> dict[str, Any]:
+    """Every contender once, the bare loop before, between and after them on equal shares of the images."""
+    shares = len(order) + 1
+    row: dict[str, Any] = {"order": order, "bare": [bare(chosen[::shares], model)]}
+    for number, name in enumerate(order, 1):
+        if name == "daft":
+            row["daft"] = daft(folder, model)
+        else:
+            with connected(None):
+                if name == "pipeline":
+                    row |= pipeline(folder, model)
+                else:
+                    row["naive"] = naive(folder, model)
+        row["bare"].append(bare(chosen[number::shares], model))
+    row["pipeline_over_bare"] = row["pipeline"] / statistics.mean(row["bare"])
+    row |= {f"pipeline_over_{name}": row["pipeline"] / row[name] for name in order if name != "pipeline"}
+    return row
 
 
 if __name__ == "__main__":

@@ -122,8 +122,10 @@ def training_free(
     """Cosine drift of each validation picture."""
     encoder = new_detector(recipe).config.encoder
     real = [file.path for file in training if not file.generated][: recipe.reference_images]
-    words = {"name": probe.kind, "description": "", "source": "training pictures"}
-    detector = fit_reference(encoder, probe, read_crops(real, recipe.crop), crop=recipe.crop, **words)
+    crops = read_crops(real, recipe.crop)
+    detector = fit_reference(
+        encoder, probe, crops, name=probe.kind, description="", source="training pictures", crop=recipe.crop
+    )
     logit = detector.evidence(np.stack(list(_crops(validation, recipe)))).logit
     assert logit is not None
     return logit.astype(np.float64)

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import imagehash
 import numpy as np
 import numpy.typing as npt
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 import torch
 from PIL import (
     AvifImagePlugin,

@@ -1,0 +1,55 @@
+"""The same detector behind LitServe, for benchmarks.serving:  python -m benchmarks.litserve_server --port 8001
+
+LitServe (Apache-2.0, not a dependency: pip install litserve) as its documentation has it: dynamic batches, a worker a
+core, the picture as base64 in JSON. It answers on the path and with the field of radet's own endpoint, so the client
+cannot tell them apart; what it lacks is everything else (statuses, limits, keys, metrics, explanations).
+"""
+
+import argparse
+import base64
+import os
+from typing import Any
+
+import litserve
+import numpy as np
+
+from pipelines.process import tune
+from radet import Detector
+from radet.images import Pixels, decode_picture, read_header
+
+
+class Scoring(litserve.LitAPI):  # type: ignore[misc]
+    def __init__(self, model: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._model = model
+
+    def setup(self, device: str) -> None:  # noqa: ARG002
+        tune()
+        self._detector = Detector.from_pretrained(self._model)
+
+    def decode_request(self, request: dict[str, str]) -> Pixels:
+        data = base64.b64decode(request["image"])
+        return decode_picture(data, read_header(data), self._detector.config.crop).crop
+
+    def predict(self, crops: list[Pixels]) -> list[float]:
+        logit = self._detector.evidence(np.stack(crops)).logit
+        assert logit is not None
+        return [float(value) for value in logit]
+
+    def encode_response(self, logit: float) -> dict[str, float]:
+        return {"logit": logit}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="radet-lite")
+    parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--batch-size", type=int, default=2)
+    asked = parser.parse_args()
+    api = Scoring(asked.model, max_batch_size=asked.batch_size, batch_timeout=0.005, api_path="/v1/score")
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=len(os.sched_getaffinity(0)), timeout=60)
+    server.run(host="127.0.0.1", port=asked.port, generate_client_file=False)
+
+
+if __name__ == "__main__":
+    main()
