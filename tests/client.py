@@ -1,6 +1,10 @@
 """A small HTTP client for tests: status, headers and body, whatever the status."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import urllib3
@@ -35,3 +39,34 @@ def form(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, dict[str, str]]:
     fields = [(name, content if file is None else (file, content)) for name, file, content in parts]
     body, kind = urllib3.encode_multipart_formdata(fields)
     return body, {"Content-Type": kind}
+
+
+@contextmanager
+def load(url: str, body: bytes, workers: int) -> Iterator[list[Answer]]:
+    """Requests without a pause by so many clients, while the block runs. Status 0: the connection broke."""
+    answers: list[Answer] = []
+    done = Event()
+
+    def client() -> None:
+        while not done.is_set():
+            try:
+                answers.append(ask(f"{url}/v1/score", body=body))
+            except urllib3.exceptions.HTTPError as error:
+                answers.append(Answer(0, {}, str(error).encode()))
+
+    threads = [Thread(target=client) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)

@@ -7,11 +7,9 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import psutil
@@ -26,7 +24,7 @@ from pipelines.sink import read_scores
 from radet import Detector
 
 from .bad_inputs import encoded, photo
-from .client import Answer, ask
+from .client import ask, eventually, load
 from .conftest import free_port
 from .contract.test_golden_scores import images as golden_images
 from .test_routes import EVIDENCE
@@ -69,34 +67,6 @@ def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None
         time.sleep(0.3)
     if status.status == "DEPLOY_FAILED":
         raise RuntimeError(status.message)
-
-
-@contextmanager
-def load(url: str, body: bytes, workers: int) -> Iterator[list[Answer]]:
-    """Requests without a pause by so many clients, while the block runs."""
-    answers: list[Answer] = []
-    done = Event()
-
-    def client() -> None:
-        while not done.is_set():
-            answers.append(ask(f"{url}/v1/score", body=body))
-
-    threads = [Thread(target=client) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join(60)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.3)
 
 
 def scorers() -> list[psutil.Process]:
