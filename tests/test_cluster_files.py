@@ -169,10 +169,8 @@ def test_the_nightly_manifest_is_the_nightly_job() -> None:
 def test_the_service_is_the_serve_config() -> None:
     (document,) = documents(CLUSTER / "kuberay" / "rayservice.yaml")
     inline = yaml.safe_load(document["spec"]["serveConfigV2"])
-    config = CLUSTER / "serve.yaml"
-    if not config.is_file():
-        pytest.skip("cluster/serve.yaml is not there yet")
-    (ours,), (theirs,) = inline["applications"], yaml.safe_load(config.read_text())["applications"]
+    config = yaml.safe_load((CLUSTER / "serve.yaml").read_text())
+    (ours,), (theirs,) = inline["applications"], config["applications"]
     for key in ("name", "route_prefix", "import_path"):
         assert ours[key] == theirs[key]
     assert set(ours["args"]) <= set(theirs["args"])
