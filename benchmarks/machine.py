@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+_RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("radet", "ray", "torch", "pyarrow", "simplejpeg", "pillow", "timm", "open_clip_torch")
 
 
@@ -25,9 +26,16 @@ def describe() -> dict[str, Any]:
     }
 
 
+def load(name: str) -> list[Any]:
+    """The rows that `save` wrote; none where there is no such file."""
+    target = _RESULTS / f"{name}.json"
+    rows: list[Any] = json.loads(target.read_text())["results"] if target.is_file() else []
+    return rows
+
+
 def save(name: str, results: Any) -> None:
     """Write benchmarks/results/NAME.json."""
-    target = Path(__file__).parent / "results" / f"{name}.json"
+    target = _RESULTS / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"machine": describe(), "results": results}, indent=1) + "\n")
     print(f"wrote {target}")

@@ -1,4 +1,4 @@
-"""Memory of a scoring run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000]
+"""Memory of a run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000] [--evaluate]
 
 The cheapest honest configuration (benchmarks.tiny), since the question is whether anything grows with the corpus.
 Reported per role: the largest unique set size (USS, what a process alone holds; libraries that others have left count
@@ -25,6 +25,7 @@ from pipelines.sink import read_scores
 
 ROLES = {
     "radet score": "driver",
+    "radet evaluate": "driver",
     "benchmarks.scale drive": "driver",
     "ray::Coordinator": "coordinator",
     "ray::MapWorker(MapBatches(Scorer))": "scorer",
@@ -65,16 +66,16 @@ def find_roles() -> list[tuple[psutil.Process, str]]:
     return found
 
 
-def measure(corpus: Path, checkpoint: Path, count: int) -> dict[str, Any]:
+def measure(corpus: Path, checkpoint: Path, count: int, verb: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         radet = Path(sys.executable).with_name("radet")
-        command = [str(radet), "score", str(corpus), "--out", out, "--model", str(checkpoint), "--limit", str(count)]
+        command = [str(radet), verb, str(corpus), "--out", out, "--model", str(checkpoint), "--limit", str(count)]
         begun = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         samples = watch(process)
         seconds = time.monotonic() - begun
         assert process.returncode == 0
-        rows = read_scores(out, columns=["status"])
+        rows = read_scores(out if verb == "score" else f"{out}/scores/tiny", columns=["status"])
         assert rows.num_rows == count
     late = [sample for at, sample in samples if at > seconds / 2]
     peak = {
@@ -92,20 +93,22 @@ def measure(corpus: Path, checkpoint: Path, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000])
-    sizes = sorted(parser.parse_args().sizes)
+    parser.add_argument("--evaluate", action="store_true", help="of `radet evaluate`, not of `radet score`")
+    asked = parser.parse_args()
+    sizes, verb = sorted(asked.sizes), "evaluate" if asked.evaluate else "score"
     with tempfile.TemporaryDirectory() as folder:
         corpus, checkpoint = Path(folder, "corpus"), Path(folder, "tiny")
         writer = threading.Thread(target=write_files, args=(corpus, sizes[-1]))
         writer.start()
         write_checkpoint(checkpoint)
         writer.join()
-        results = [measure(corpus, checkpoint, size) for size in sizes]
+        results = [measure(corpus, checkpoint, size, verb) for size in sizes]
     for result in results:
         print(result)
     first, last = results[0]["uss_rss_mib"], results[-1]["uss_rss_mib"]
     growth = {role: [round(b / a - 1, 3) for a, b in zip(first[role], last[role], strict=True)] for role in first}
     print("growth (USS, RSS):", growth)
-    save("memory", {"runs": results, "growth_uss_rss": growth})
+    save("memory_evaluate" if asked.evaluate else "memory", {"runs": results, "growth_uss_rss": growth})
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def pictures(count: int) -> Iterator[bytes]:
 
 
 def write_files(folder: Path, count: int) -> None:
-    """One JPEG a file, a thousand in a folder."""
+    """One JPEG a file, some hundreds in a folder, below two labels that mean nothing."""
     for number, data in enumerate(pictures(count)):
-        target = folder / f"{number // 1000:04d}"
+        target = folder / "noise" / ("0_real", "1_fake")[number % 2] / f"{number // 1000:04d}"
         target.mkdir(parents=True, exist_ok=True)
         (target / f"{number:07d}.jpg").write_bytes(data)
 

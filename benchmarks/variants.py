@@ -1,6 +1,6 @@
 """What each part of RA-Det adds, on generators that training has not seen: variants of one recipe, several seeds.
 
-python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml [--only full ...] [--seeds 3] [--epochs 6]
+python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml --save variants_lite [--only full ...] [--seeds 3]
 
     linear      the frozen-encoder linear probe on the embedding (the baseline to beat)
     layers      the same on the embedding and the tokens of all the recipe's layers: where the others start
@@ -18,17 +18,22 @@ groups of manifest.csv, where both classes show the same kind of thing. The lear
 import argparse
 import csv
 import json
+import multiprocessing
+import os
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.machine import save
+from benchmarks.machine import load, save
+from pipelines.process import tune
+from radet.clean_cache import CleanCache
 from radet.config import ProbeConfig
 from radet.controls import run_controls
 from radet.feed import LabelledFile, LocalFeed, list_tree
@@ -38,6 +43,9 @@ from radet.metrics import auroc
 from radet.ranking import Ranking
 from radet.recipe import MarginConfig, Recipe
 from radet.training import StepReport, new_detector
+
+TRAINING_FREE = {"rigid": ProbeConfig(kind="gaussian"), "minder": ProbeConfig(kind="minder")}
+RANDOM = ("gaussian", "no-margin", "full")  # worth several seeds
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -103,17 +111,55 @@ class Printer(Watcher):
         print(f"{self._name} epoch {last['epoch']}: AUROC {last['val_auroc']:.3f} ({spent:.0f} s)", flush=True)
 
 
-def linear_probe(recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Floats:
-    """What the semantic branch says before the first step."""
-    run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
-    run.begin(Watcher())
-    return run.validate()[FUSED]
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row to be: `seed` counts only where a variant has something random to it."""
+
+    name: str
+    seed: int
+    recipe: Recipe
+    train: Path
+    val: Path
+    threads: int
 
 
-def trained(name: str, recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile]) -> Run:
-    run = Run(new_detector(recipe), recipe, LocalFeed(training, validation, recipe))
-    run.go(Printer(name))
-    return run
+def row(task: Task) -> dict[str, Any]:
+    """In a process of its own."""
+    tune(threads=task.threads)
+    training, validation = list_tree(task.train), list_tree(task.val)
+    groups = pair_groups(task.val.parent / "manifest.csv")
+    recipe = replace(task.recipe, seed=task.seed)
+    more: dict[str, Any] = {}
+    if task.name in TRAINING_FREE:
+        score = training_free(recipe, TRAINING_FREE[task.name], training, validation)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            score, more = trained(task, variants(recipe)[task.name], training, validation, Path(folder))
+    return {"variant": task.name, "seed": task.seed, **judge(score, validation, groups), **more}
+
+
+def trained(
+    task: Task, recipe: Recipe, training: list[LabelledFile], validation: list[LabelledFile], folder: Path
+) -> tuple[Floats, dict[str, Any]]:
+    """Logits of the best epoch, or of the linear probe where that is all there is; and what else is worth noting."""
+    detector = new_detector(recipe)
+    cache = None
+    if recipe.cache_clean:
+        cache = CleanCache(folder, pictures=len(training), views=recipe.views, widths=detector.look_widths)
+    run = Run(detector, recipe, LocalFeed(training, validation, recipe), cache=cache)
+    if task.name in ("linear", "layers"):
+        run.begin(Watcher())
+        return run.validate()[FUSED], {}
+    run.go(Printer(f"{task.name}/{task.seed}"))
+    assert run.best is not None
+    more: dict[str, Any] = {"epochs": run.progress.epoch}
+    if task.name == "full":
+        detector.restore(run.best.config, run.best.tensors, "the best epoch")
+        mixed = np.random.default_rng(0).permutation(len(validation))
+        files = [validation[position] for position in mixed]
+        found = run_controls(detector, _crops(files, recipe), np.array([file.generated for file in files]))
+        more["controls"] = {key: control._asdict() for key, control in found.items()}
+    return run.best.logits, more
 
 
 def training_free(
@@ -143,44 +189,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe = Recipe.read(arguments.config)
-    if arguments.epochs:
-        recipe = replace(recipe, epochs=arguments.epochs)
-    training, validation = list_tree(arguments.train), list_tree(arguments.val)
-    groups = pair_groups(arguments.val.parent / "manifest.csv")
-    results: list[dict[str, Any]] = []
-
-    def note(name: str, seed: int, score: Floats, **more: Any) -> None:
-        results.append({"variant": name, "seed": seed, **judge(score, validation, groups), **more})
-        print(json.dumps({key: value for key, value in results[-1].items() if key != "by_generator"}), flush=True)
-        if arguments.save:
-            save(arguments.save, results)
-
-    for name, probe in (("rigid", ProbeConfig(kind="gaussian")), ("minder", ProbeConfig(kind="minder"))):
-        if not arguments.only or name in arguments.only:
-            note(name, 0, training_free(recipe, probe, training, validation))
-    for name, variant in variants(recipe).items():
-        if arguments.only and name not in arguments.only:
-            continue
-        if name in ("linear", "layers"):
-            note(name, 0, linear_probe(variant, training, validation))
-            continue
-        for seed in range(arguments.seeds if name in ("gaussian", "no-margin", "full") else 1):
-            run = trained(f"{name}/{seed}", replace(variant, seed=seed), training, validation)
-            assert run.best is not None
-            controls = {}
-            if name == "full":
-                run.detector.restore(run.best.config, run.best.tensors, "the best epoch")
-                mixed = np.random.default_rng(0).permutation(len(validation))
-                files = [validation[position] for position in mixed]
-                label = np.array([file.generated for file in files])
-                found = run_controls(run.detector, _crops(files, recipe), label)
-                controls = {"controls": {key: control._asdict() for key, control in found.items()}}
-            note(name, seed, run.best.logits, epochs=run.progress.epoch, **controls)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="rows at once, a process each")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for each")
+    parser.add_argument(
+        "--save", required=True, help="benchmarks/results/NAME.json; rows that it has are not done again"
+    )
+    asked = parser.parse_args()
+    recipe = Recipe.read(asked.config)
+    recipe = replace(recipe, epochs=asked.epochs or recipe.epochs)
+    results = load(asked.save)
+    known = {(one["variant"], one["seed"]) for one in results}
+    tasks = [
+        Task(name, seed, recipe, asked.train, asked.val, asked.threads)
+        for name in asked.only or (*TRAINING_FREE, *variants(recipe))
+        for seed in range(asked.seeds if name in RANDOM else 1)
+        if (name, seed) not in known
+    ]
+    with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(row, task) for task in tasks]):
+            results.append(done.result())
+            print(json.dumps({key: value for key, value in results[-1].items() if key != "by_generator"}), flush=True)
+            save(asked.save, results)
 
 
 if __name__ == "__main__":
