@@ -48,24 +48,24 @@ class Recorder(Watcher):
         self._file = path.open("a", buffering=1)
         self._begun = psutil.Process().create_time()
 
-    def _tell(self, **what: Any) -> None:
+    def tell(self, **what: Any) -> None:
         self._file.write(json.dumps({"at": time.time() - self._begun, **what}) + "\n")
 
     def opened(self, source: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
-        self._tell(opened=facts["staged"])
+        self.tell(opened=facts["staged"])
 
     def moved(self, tally: Tally, progress: Progress) -> None:  # noqa: ARG002
-        self._tell(rows=tally.rows)
+        self.tell(rows=tally.rows)
 
     def committing(self) -> None:
-        self._tell(committing=True)
+        self.tell(committing=True)
 
 
 def drive(src: str, out: str, model: str, log: str) -> None:
     """One run, in a process of its own."""
     recorder = Recorder(Path(log))
     manifest = score(ScoreJob(src=src, out=out, model=model, ids=None if src.startswith("s3://") else "id"), recorder)
-    recorder._tell(ended=manifest["rows"])
+    recorder.tell(ended=manifest["rows"])
 
 
 class Run:
@@ -102,7 +102,11 @@ class Run:
         inside = psutil.Process(self._process.pid).children(recursive=True)
         node = next(one for one in inside if one.name() == "raylet")
         os.kill(self._process.pid if whom == "driver" else node.pid, signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(120)
+        except subprocess.TimeoutExpired:  # a driver without its node need not end by itself
+            self._process.kill()
+            self._process.wait()
         psutil.wait_procs(inside, timeout=60)
 
     def _watch(self) -> None:
@@ -185,9 +189,11 @@ def measure(folder: Path, src: str, out: str, images: int) -> dict[str, Any]:
     distinct, scored = pc.count_distinct(table["id"]).as_py(), pc.sum(pc.equal(table["status"], "ok")).as_py()
     if not table.num_rows == distinct == scored == images:
         raise SystemExit(f"{images} inputs, {table.num_rows} rows, {distinct} distinct, {scored} scored")
+    first_rates, last_rates = rates(runs[0].told()), rates(last.told())
     return {
         "images": images,
-        "rates": {"first_run": rates(runs[0].told()), "last_run": rates(last.told())},
+        "rates": {"first_run": first_rates, "last_run": last_rates},
+        "rate_at_the_end_over_start": last_rates["last_tenth"] / first_rates["first_tenth"],
         "memory": memory(last.memory),
         "runs": [run.facts() for run in (*runs, last)],
         "second_night": again.facts(),
