@@ -120,10 +120,9 @@ class Commit:
 
     @staticmethod
     def _take(table: pa.Table, wanted: set[str], found: list[pa.Table]) -> None:
-        hits = table.filter(pc.is_in(table["sha256"], pa.array(sorted(wanted), pa.string())))
-        rows = {sha: row for row, sha in enumerate(hits["sha256"].to_pylist())}
+        rows = {sha: row for row, sha in enumerate(table["sha256"].to_pylist()) if sha in wanted}
         wanted.difference_update(rows)
-        found.append(hits.take(pa.array(sorted(rows.values()), pa.int64())).select(SCORE.names).cast(SCORE))
+        found.append(table.take(pa.array(sorted(rows.values()), pa.int64())).select(SCORE.names).cast(SCORE))
 
     def _write_files(
         self, keep: list[npt.NDArray[np.bool_]], contents: pa.Table
