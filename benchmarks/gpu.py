@@ -1,0 +1,231 @@
+"""What one GPU gives: the whole detector on large encoders, against the card's own matrix rate.
+
+python -m benchmarks.gpu [--images FOLDER] [--batch 256] [--save gpu]         (needs neither Ray nor open_clip)
+
+    matrix     the card's bf16 rate on a large matrix product: what every share is of
+    scorer     clean and perturbed pass, drifts, learned probe, branches: images/s in bf16, crops already on the card
+    encoder    one pass alone, as it is and under torch.compile
+    drift      the floor (rounding alone, alone against in batches) in bf16 and fp32, beside the drift of noise pictures
+    training   images/s of the training step, micro-batches of 64 in a global batch of 256
+    files      (--images) read, decode and score with a thread a core: what a node with this card does end to end
+
+Towers: CLIP ViT-L/14 (timm) and DINOv3 ViT-L/16 (transformers), of random weights: rates do not depend on them. Runs on
+a CPU too (--device cpu --towers tiny), which says nothing but that the script works.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from benchmarks.machine import save
+from radet import Detector
+from radet.config import ProbeConfig
+from radet.detector import to_pixels
+from radet.fit import refit
+from radet.recipe import EncoderChoice, Recipe
+from radet.rows import read_row
+from radet.selftest import drift_floor
+from radet.training import MicroBatch, new_detector, new_optimiser, train_step
+
+_HALF = (0.5, 0.5, 0.5)
+_SIZE = 224
+_SECONDS = 5.0  # of each measurement
+_MATRIX = {"cuda": 8192, "cpu": 1024}
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """How to make one, and the blocks whose tokens its detector reads."""
+
+    make: Callable[[Path], EncoderChoice]
+    layers: tuple[int, ...]
+
+
+def timm_tower(name: str) -> Callable[[Path], EncoderChoice]:
+    def make(folder: Path) -> EncoderChoice:
+        file = folder / f"{name}.safetensors"
+        save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), file)
+        return EncoderChoice(family="timm", name=name, weights=str(file), mean=_HALF, std=_HALF)
+
+    return make
+
+
+def dinov3(folder: Path) -> EncoderChoice:
+    """DINOv3's ViT-L/16, as its config has it."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=16, image_size=_SIZE)).save_pretrained(folder / "dinov3")
+    return EncoderChoice(
+        family="transformers", name="dinov3_vit", weights=str(folder / "dinov3"), mean=_HALF, std=_HALF
+    )
+
+
+TOWERS = {
+    "clip-l14": Tower(timm_tower("vit_large_patch14_clip_224"), (5, 11, 17, 23)),
+    "dinov3-l16": Tower(dinov3, (5, 11, 17, 23)),
+    "tiny": Tower(timm_tower("vit_tiny_patch16_224"), (5, 11)),
+}
+
+
+class Bench:
+    """One card."""
+
+    def __init__(self, device: str, batch: int, seconds: float) -> None:
+        self.device, self.batch, self._seconds = device, batch, seconds
+        rng = np.random.default_rng(0)
+        self.crops = torch.from_numpy(rng.integers(0, 256, (batch, _SIZE, _SIZE, 3), np.uint8)).to(device)
+
+    def rate(self, step: Callable[[], Any], items: int) -> float:
+        """Items a second, after two warm calls."""
+        for _ in range(2):
+            step()
+        self._wait()
+        begun, calls = time.perf_counter(), 0
+        while time.perf_counter() - begun < self._seconds:
+            step()
+            self._wait()
+            calls += 1
+        return items * calls / (time.perf_counter() - begun)
+
+    def _wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+    def matrix(self) -> float:
+        """TFLOP/s of a square bf16 product."""
+        side = _MATRIX["cuda" if self.device != "cpu" else "cpu"]
+        a, b = (torch.randn(side, side, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+        return self.rate(lambda: a @ b, 1) * 2 * side**3 / 1e12
+
+    @torch.inference_mode()
+    def scorer(self, detector: Detector, matrix: float) -> dict[str, float]:
+        x_BCHW = to_pixels(self.crops)
+        with FlopCounterMode(display=False) as counter:
+            detector(x_BCHW[:1])
+        flop = counter.get_total_flops()
+        found = {
+            f"images_per_s_{n}": self.rate(partial(detector, x_BCHW[:n]), n)
+            for n in sorted({1, min(64, self.batch), self.batch})
+        }
+        return found | {
+            "gflop": flop / 1e9,
+            "share_of_matrix": found[f"images_per_s_{self.batch}"] * flop / 1e12 / matrix,
+        }
+
+    @torch.inference_mode()
+    def encoder(self, detector: Detector) -> dict[str, float]:
+        x_BCHW = to_pixels(self.crops)
+        embed = detector.encoder.embed
+        eager = self.rate(lambda: embed(x_BCHW), self.batch)
+        tower = detector.encoder.tower
+        detector.encoder.tower = torch.compile(tower)  # type: ignore[assignment]  # a callable that behaves as one
+        compiled = self.rate(lambda: embed(x_BCHW), self.batch)
+        detector.encoder.tower = tower
+        return {"eager_images_per_s": eager, "compiled_images_per_s": compiled}
+
+    @torch.inference_mode()
+    def drift(self, detector: Detector) -> dict[str, float]:
+        found = {}
+        for precision in ("bf16", "fp32"):
+            detector.encoder.precision = precision
+            found[f"floor_{precision}"] = drift_floor(detector, (7, 64))
+            evidence = detector.evidence(self.crops[:64])
+            assert evidence.drift_cosine is not None
+            found[f"noise_{precision}"] = float(np.median(evidence.drift_cosine))
+        detector.encoder.precision = "bf16"
+        return found
+
+    def training(self, detector: Detector, recipe: Recipe) -> float:
+        optimiser = new_optimiser(detector, recipe)
+        label = torch.arange(recipe.micro_batch) % 2
+        crops = self.crops[torch.arange(recipe.micro_batch, device=self.device) % self.batch]
+        batches = [
+            MicroBatch(number, crops, label.float(), np.arange(recipe.micro_batch))
+            for number in range(recipe.global_batch // recipe.micro_batch)
+        ]
+        return self.rate(
+            lambda: train_step(detector, optimiser, batches, recipe, step=1, steps=10), recipe.global_batch
+        )
+
+    def files(self, detector: Detector, paths: list[Path]) -> float:
+        """Images a second from disk to evidence; decoding is ahead of the card."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            begun = time.perf_counter()
+            rows = pool.map(lambda path: read_row(path, 0, detector.config.crop), paths)
+            for crops in _stacked((row.crop for row in rows if row.crop is not None), self.batch):
+                detector.evidence(crops)
+            self._wait()
+            return len(paths) / (time.perf_counter() - begun)
+
+
+def _stacked(crops: Iterator[Any], size: int) -> Iterator[Any]:
+    waiting = []
+    for crop in crops:
+        waiting.append(crop)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--count", type=int, default=4096, help="files, taken round and round")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=_SECONDS)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--towers", nargs="+", choices=list(TOWERS), default=["clip-l14", "dinov3-l16"])
+    parser.add_argument("--save")
+    asked = parser.parse_args()
+    bench = Bench(asked.device, asked.batch, asked.seconds)
+    card = torch.cuda.get_device_name() if asked.device != "cpu" else "none"
+    results: list[dict[str, Any]] = []
+    for name in asked.towers:
+        matrix = bench.matrix()
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Recipe(
+                name=name,
+                encoder=TOWERS[name].make(Path(folder)),
+                layers=TOWERS[name].layers,
+                precision="bf16",
+                train_precision="bf16",
+                probe=ProbeConfig(kind="drp"),
+                micro_batch=min(64, asked.batch),
+                global_batch=asked.batch,
+            )
+            detector = new_detector(recipe, device=asked.device)
+            refit(detector, iter(bench.crops[:64].cpu().numpy()), source="noise")
+            row: dict[str, Any] = {"card": card, "tower": name, "batch": asked.batch, "matrix_tflops": matrix}
+            row["scorer"] = bench.scorer(detector, matrix)
+            row["drift"] = bench.drift(detector)
+            if asked.images:
+                found = sorted(path for path in asked.images.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
+                row["files_images_per_s"] = bench.files(
+                    detector, (found * (1 + asked.count // len(found)))[: asked.count]
+                )
+            row["training_images_per_s"] = bench.training(detector, recipe)
+            row["encoder"] = bench.encoder(detector)
+        results.append(row)
+        print(json.dumps(row, indent=1), flush=True)
+    if asked.save:
+        save(asked.save, results)
+
+
+if __name__ == "__main__":
+    main()
