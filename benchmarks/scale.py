@@ -64,7 +64,9 @@ class Recorder(Watcher):
 def drive(src: str, out: str, model: str, log: str) -> None:
     """One run, in a process of its own."""
     recorder = Recorder(Path(log))
-    manifest = score(ScoreJob(src=src, out=out, model=model, ids=None if src.startswith("s3://") else "id"), recorder)
+    manifest = score(
+        ScoreJob(src=src, out=out, model=model, ids="id" if any(Path(src).glob("*.parquet")) else None), recorder
+    )
     recorder.tell(ended=manifest["rows"])
 
 
