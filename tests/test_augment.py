@@ -9,10 +9,10 @@ from PIL import Image
 from radet.augment import AugmentConfig, augment
 from radet.crop import CropPolicy
 from radet.errors import ConfigError
-from radet.images import Pixels
+from radet.images import Pixels, crop_pixels
 
 POLICY = CropPolicy(resize=64, size=64)
-NOTHING = AugmentConfig(rescale=0, blur=0, noise=0, codec=0, flip=0, zoom=(1, 1))
+NOTHING = AugmentConfig(plain=0, rescale=0, blur=0, noise=0, codec=0, flip=0, zoom=(1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def run(picture: Pixels, config: AugmentConfig, seed: int = 0) -> Pixels:
 
 
 def test_it_is_a_function_of_picture_and_generator(picture: Pixels) -> None:
-    config = AugmentConfig()
+    config = AugmentConfig(plain=0)
     for seed in range(20):
         once = run(picture, config, seed)
         assert once.shape == (64, 64, 3)
@@ -54,9 +54,20 @@ def test_every_kind_acts_and_shifts_no_other(picture: Pixels, change: dict[str, 
         assert np.abs(back.astype(int) - plain).mean() < 25, "the same part of the picture"
 
 
-def test_any_shape_gives_a_crop() -> None:
+@pytest.mark.parametrize("plain", [0.0, 1.0])
+def test_any_shape_gives_a_crop(plain: float) -> None:
     for shape in [(1, 1), (3, 500), (500, 3), (64, 64), (65, 64), (3000, 40)]:
-        assert run(np.zeros((*shape, 3), np.uint8), AugmentConfig()).shape == (64, 64, 3)
+        assert run(np.zeros((*shape, 3), np.uint8), AugmentConfig(plain=plain)).shape == (64, 64, 3)
+
+
+def test_plain_is_what_scoring_sees_and_comes_as_often_as_it_says(picture: Pixels) -> None:
+    scored = crop_pixels(picture, POLICY)
+    assert np.array_equal(run(picture, AugmentConfig(plain=1)), scored)
+    share = np.mean([np.array_equal(run(picture, AugmentConfig(), seed), scored) for seed in range(200)])
+    assert 0.4 < share < 0.6
+    mixed, never = AugmentConfig(plain=0.5), AugmentConfig(plain=0)
+    for seed in range(20):  # what is not plain is as it would have been
+        assert any(np.array_equal(run(picture, mixed, seed), other) for other in (scored, run(picture, never, seed)))
 
 
 def test_settings_that_cannot_be_are_named() -> None:
