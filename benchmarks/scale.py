@@ -159,6 +159,8 @@ def memory(samples: list[tuple[int, dict[str, int]]]) -> dict[str, dict[str, flo
     for role in sorted({role for largest in early for role in largest}):
         first = max(largest.get(role, 0) for largest in early) / 2**20
         last = max(largest.get(role, 0) for largest in late) / 2**20
+        if not last:
+            continue  # had nothing left to do
         found[role] = {"early_mib": round(first), "late_mib": round(last), "growth": round(last / first - 1, 3)}
     return found
 
@@ -199,7 +201,11 @@ def measure(folder: Path, src: str, out: str, images: int) -> dict[str, Any]:
         "memory": memory(last.memory),
         "runs": [run.facts() for run in (*runs, last)],
         "second_night": again.facts(),
-        "redone_rows": sum(run.facts()["rows"] for run in (*runs, last)) - images,
+        # Rows that a killed run had announced as staged and the next one did not find. Must be none.
+        "lost_rows": sum(
+            max(0, run.facts()["taken_up"] + run.facts()["rows"] - after.facts()["taken_up"])
+            for run, after in zip(runs, (*runs[1:], last), strict=True)
+        ),
     }
 
 

@@ -1,16 +1,12 @@
-"""cluster/README.md: every command in it is run as far as it can be here."""
+"""cluster/README.md: its submissions could be sent, its files are there, its arithmetic adds up."""
 
 import os
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import typer
-
-from jobs.cli import app
 
 from .conftest import RADET, ROOT
 
@@ -32,16 +28,6 @@ def words(line: str) -> list[str]:
 
 def radets() -> list[str]:
     return [line for line in lines() if words(line)[0] == "radet"]
-
-
-@pytest.mark.parametrize("line", radets())
-def test_radets_commands_are_understood(line: str) -> None:
-    _, name, *arguments = words(line)
-    commands: Any = typer.main.get_command(app)
-    command = commands.commands[name]
-    if name == "jobs":
-        command, (_, *arguments) = command.commands[arguments[0]], arguments
-    command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("line", [line for line in radets() if words(line)[1] == "submit"])

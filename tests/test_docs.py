@@ -1,0 +1,178 @@
+"""The documents' commands and snippets, run as far as they can be here."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from PIL import Image
+
+from jobs.cli import app
+from pipelines.commit import Commit
+from pipelines.index import digest
+from pipelines.sink import read_scores
+
+from .conftest import RADET, ROOT
+from .test_commit import block, open_run, row
+
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+DOCUMENTS["cluster/README.md"] = ROOT / "cluster" / "README.md"
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in DOCUMENTS.items()}
+
+
+def snippets(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def split(snippet: str) -> Iterator[list[str]]:
+    """The words of each command, without variables set for it."""
+    for line in snippet.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";|")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word in {";", "|"}:
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
+                    words.pop(0)
+                if words:
+                    yield words
+                words = []
+            else:
+                words.append(word)
+
+
+def commands(text: str) -> list[list[str]]:
+    return [words for snippet in snippets(text, "sh") for words in split(snippet)]
+
+
+RADETS = {
+    " ".join(words): words[1:] for text in TEXTS.values() for words in commands(text) if words[0].endswith("radet")
+}
+
+
+def test_there_are_commands() -> None:
+    assert {words[0] for words in RADETS.values()} >= {
+        "score",
+        "train",
+        "evaluate",
+        "explain",
+        "serve",
+        "submit",
+        "jobs",
+    }
+
+
+@pytest.mark.parametrize("command", RADETS)
+def test_every_command_is_understood(command: str) -> None:
+    group: Any = typer.main.get_command(app)
+    name, *arguments = RADETS[command]
+    found = group.commands[name]
+    if hasattr(found, "commands"):  # radet models list
+        name, *arguments = arguments
+        found = found.commands[name]
+    found.make_context(name, arguments)
+
+
+def test_every_benchmark_and_file_that_is_named_is_there() -> None:
+    for document, text in TEXTS.items():
+        for module in re.findall(r"python -m ([a-z_.]+)", text):
+            assert importlib.util.find_spec(module), f"{document}: {module}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[a-z-]+)?\)", text):
+            assert (DOCUMENTS[document].parent / link).exists(), f"{document}: {link}"
+        for result in re.findall(r"`(benchmarks/results/\w+\.json)`", text):
+            assert (ROOT / result).is_file(), f"{document}: {result}"
+
+
+def test_every_heading_that_is_linked_to_is_there() -> None:
+    headings = {
+        name: {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in text.splitlines()}
+        for name, text in TEXTS.items()
+    }
+    for document, text in TEXTS.items():
+        for file, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+            target = (DOCUMENTS[document].parent / file).resolve() if file else DOCUMENTS[document]
+            assert heading in headings[target.relative_to(ROOT).as_posix()], f"{document}: {file}#{heading}"
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path, photographs: list[Image.Image]) -> Path:
+    """A folder of one's own, with everything in it that the README's first commands name."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, picture in enumerate(photographs):
+        picture.save(photos / f"{number}.jpg")
+    data = [path.read_bytes() for path in sorted(photos.iterdir())]
+    pq.write_table(pa.table({"post_id": ["a", "b"], "image": data[:2]}), tmp_path / "posts.parquet")
+    (tmp_path / "shards").mkdir()
+    shutil.make_archive(str(tmp_path / "shards" / "0"), "tar", photos)
+    (tmp_path / "urls.csv").write_text("uri\nphotos/0.jpg\nphotos/1.jpg\n")
+    photographs[0].save(tmp_path / "holiday.jpg")
+    photographs[1].save(tmp_path / "a.jpg")
+    photographs[2].save(tmp_path / "b.png")
+    for label, chosen in (("0_real", photographs[:3]), ("1_fake", photographs[3:])):
+        folder = tmp_path / "corpus" / "test" / "made" / label
+        folder.mkdir(parents=True)
+        for number, picture in enumerate(chosen):
+            picture.save(folder / f"{number}.png")
+    return tmp_path
+
+
+def test_the_python_snippet(photo_folder: Path) -> None:
+    [snippet] = snippets(TEXTS["README.md"], "python")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=photo_folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["a.jpg", "ok"], ["#1", "ok"]]
+
+
+def test_the_query_gives_the_rows_that_our_own_reader_gives(tmp_path: Path) -> None:
+    nights = ([row("a", "1"), row("b", "2")], [row("a", "3"), row("c", "4")])
+    for night, rows in enumerate(nights):
+        version = digest(f"night {night}")
+        ledger, index, run = open_run(str(tmp_path / "scores"), tmp_path, [])
+        index.admit(0, [(one["_key"], version) for one in rows])
+        when = datetime(2026, 1, 1 + night, tzinfo=UTC)
+        ledger.stage(run, block(*(one | {"scored_at": when, "_version": version} for one in rows)))
+        Commit(ledger, index, run).write({})
+    [query] = snippets(TEXTS["README.md"], "sql")
+    with duckdb.connect() as connection:
+        connection.execute(f"SET file_search_path = '{tmp_path}'")
+        found = connection.sql(query).to_arrow_table()
+    ours = read_scores(str(tmp_path / "scores"))
+    assert found.column_names == ours.column_names
+    rows = [table.cast(ours.schema).sort_by("id").to_pylist() for table in (found, ours)]
+    assert rows[0] == rows[1]
+    assert sorted(found["logit"].to_pylist()) == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_readmes_first_commands(photo_folder: Path) -> None:
+    """One after the other, as they stand; those that want a bucket, or never end, have tests of their own."""
+    snippet = next(one for one in snippets(TEXTS["README.md"], "sh") if "radet report" in one)
+    lines = [words for words in split(snippet) if "s3:" not in str(words) and words[:2] != ["radet", "serve"]]
+    for words in lines:
+        done = subprocess.run(
+            [RADET, *words[1:]], cwd=photo_folder, env=os.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+    assert len(lines) == 9
+    table = read_scores(str(photo_folder / "scores"))
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert table.num_rows == 6 + 2 + 6 + 2
+    assert {"a", "b"} < set(table["id"].to_pylist())
+    for made in ("scores/report.html", "why/holiday.png", "evaluation/report.html"):
+        assert (photo_folder / made).stat().st_size > 1000, made
