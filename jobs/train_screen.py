@@ -86,6 +86,16 @@ class TrainScreen(TrainWatcher):
         for name, value in epoch.items():
             self._writer.add_scalar(f"epoch/{name}", value, int(epoch["epoch"]))
 
+    def settling(self) -> None:
+        self._phase("Measuring the best epoch again in the precision that the checkpoint scores with")
+
+    def controlling(self) -> None:
+        self._phase("Measuring the controls for the model card")
+
+    def _phase(self, what: str) -> None:
+        self._bar.update(self._task, total=None, state="")
+        self._console.print(f"{what} ...")
+
 
 def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> None:
     """Calibrate the best epoch and put everything into OUT, config.json last: a checkpoint is whole or absent."""

@@ -70,6 +70,12 @@ class TrainWatcher:
     def validated(self, epoch: dict[str, float]) -> None:
         """After each epoch."""
 
+    def settling(self) -> None:
+        """Before the best epoch is measured again in the checkpoint's precision."""
+
+    def controlling(self) -> None:
+        """Before the controls of a learned probe, the last of the long work."""
+
 
 @ray.remote(num_cpus=0)
 class _Board:
@@ -140,6 +146,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         with result.checkpoint.as_directory() as state:
             run.load(Path(state))
         feed = RayFeed(training, validation, job.recipe, told=board.broken.remote)
+        watcher.controlling()
         return Trained(run, training, validation, ray.get(board.all_broken.remote()), control(run, feed))
 
 
@@ -250,6 +257,10 @@ class _Reporter(Watcher):
         self._save(last)
         if self._leads:
             self._board.tell.remote("validated", last)
+
+    def settling(self) -> None:
+        if self._leads:
+            self._board.tell.remote("settling")
 
     def settled(self, progress: Progress) -> None:
         self._save(progress.history[progress.best_epoch])

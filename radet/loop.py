@@ -120,6 +120,9 @@ class Watcher:
     def validated(self, progress: Progress, logits: Floats) -> None:
         """After each epoch, with the validation pictures' logits; the run's state may be saved here."""
 
+    def settling(self) -> None:
+        """Before the best epoch is measured again in the checkpoint's precision, which takes as long as validating."""
+
     def settled(self, progress: Progress) -> None:
         """After the best epoch was measured again in the checkpoint's precision; as `validated`."""
 
@@ -167,6 +170,7 @@ class Run:
     def _settle(self, watcher: Watcher) -> None:
         """What was measured in the training's precision, measured in the checkpoint's."""
         assert self.best is not None
+        watcher.settling()
         self.detector.restore(self.best.config, self.best.tensors, "the best epoch")
         self._refit()
         self.best = Best.of(self.detector, self.validate(), self.feed.validation_generated)

@@ -120,6 +120,10 @@ def test_what_was_trained_in_bf16_is_measured_in_fp32(recipe: Recipe, trees: tup
             assert run.detector.encoder.precision == "bf16"
             seen.append(logits)
 
+        def settling(self) -> None:
+            assert len(seen) == 1
+            assert not run.progress.settled
+
         def settled(self, progress: Progress) -> None:
             assert progress.settled
 

@@ -76,7 +76,7 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "checkpoint"
     done = run(corpus.command(out))
     assert done.returncode == 0, done.stderr
-    for words in ("Best epoch", "Checkpoint:", "1 pictures could not be read", "broken.png"):
+    for words in ("Measuring the controls", "Best epoch", "Checkpoint:", "1 pictures could not be read", "broken.png"):
         assert words in done.stderr
     return out
 

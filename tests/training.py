@@ -41,7 +41,7 @@ def tiny_recipe(encoder: Path, **changes: object) -> Recipe:
         dropout=0.2,
         linear=LinearConfig(pictures=96),
         optimiser=OptimiserConfig(rate=3e-3),
-        augment=AugmentConfig(rescale=0, blur=0, noise=0, codec=0.2, quality=(90, 98)),
+        augment=AugmentConfig(plain=0, rescale=0, blur=0, noise=0, codec=0.2, quality=(90, 98)),
         epochs=3,
         global_batch=16,
         micro_batch=8,
