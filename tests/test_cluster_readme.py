@@ -2,44 +2,27 @@
 
 import os
 import re
-import shlex
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from .conftest import RADET, ROOT
+from .documents import TEXTS, commands
 
-TEXT = (ROOT / "cluster" / "README.md").read_text(encoding="utf-8")
-
-
-def lines() -> Iterator[str]:
-    for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
-        yield from block.splitlines()
+TEXT = TEXTS["cluster/README.md"]
+COMMANDS = commands(TEXT)
 
 
-def words(line: str) -> list[str]:
-    """The command, without variables set for it."""
-    parts = shlex.split(line)
-    while re.fullmatch(r"[A-Z_]+=.*", parts[0], re.DOTALL):
-        parts.pop(0)
-    return parts
-
-
-def radets() -> list[str]:
-    return [line for line in lines() if words(line)[0] == "radet"]
-
-
-@pytest.mark.parametrize("line", [line for line in radets() if words(line)[1] == "submit"])
-def test_every_submission_could_be_sent(line: str) -> None:
-    command = [RADET, *words(line)[1:], "--dry-run"]
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[:2] == ["radet", "submit"]], ids=" ".join)
+def test_every_submission_could_be_sent(words: list[str]) -> None:
+    command = [RADET, *words[1:], "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "radet score" in done.stdout
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    named = {part for line in lines() for part in words(line) if re.search(r"^(cluster|jobs)/", part)}
+    named = {part for words in COMMANDS for part in words if re.search(r"^(cluster|jobs)/", part)}
     named |= {
         f"cluster/{name}" for name in re.findall(r"`((?:kuberay|grafana)/[a-z.-]+|[a-z-]+\.yaml|Dockerfile)`", TEXT)
     }

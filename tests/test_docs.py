@@ -3,11 +3,9 @@
 import importlib.util
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,37 +23,8 @@ from pipelines.index import digest
 from pipelines.sink import read_scores
 
 from .conftest import RADET, ROOT
+from .documents import DOCUMENTS, TEXTS, commands, snippets, split
 from .test_commit import block, open_run, row
-
-DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
-DOCUMENTS["cluster/README.md"] = ROOT / "cluster" / "README.md"
-TEXTS = {name: path.read_text(encoding="utf-8") for name, path in DOCUMENTS.items()}
-
-
-def snippets(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def split(snippet: str) -> Iterator[list[str]]:
-    """The words of each command, without variables set for it."""
-    for line in snippet.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";|")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if word in {";", "|"}:
-                while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
-                    words.pop(0)
-                if words:
-                    yield words
-                words = []
-            else:
-                words.append(word)
-
-
-def commands(text: str) -> list[list[str]]:
-    return [words for snippet in snippets(text, "sh") for words in split(snippet)]
-
 
 RADETS = {
     " ".join(words): words[1:] for text in TEXTS.values() for words in commands(text) if words[0].endswith("radet")
@@ -97,7 +66,11 @@ def test_every_benchmark_and_file_that_is_named_is_there() -> None:
 
 def test_every_heading_that_is_linked_to_is_there() -> None:
     headings = {
-        name: {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in text.splitlines()}
+        name: {
+            re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+            for line in text.splitlines()
+            if line.startswith("#")
+        }
         for name, text in TEXTS.items()
     }
     for document, text in TEXTS.items():
