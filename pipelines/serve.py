@@ -34,9 +34,14 @@ _QUIET = {"enable_access_log": False, "log_level": "WARNING"}  # what was asked,
 _RETRY_AFTER_S = 1.0
 _SHUTDOWN_S = 30.0
 _LOADS = 2  # a checkpoint that cannot be loaded twice cannot be loaded
-#: Fronts and scorers leave their loops free (what computes has threads of its own), so Serve's own work shares them:
-#: 4 % more pictures a second on two cores.
-_REPLICA_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+_REPLICA_ENV = {
+    # Fronts and scorers leave their loops free (what computes has threads of its own), so Serve's own work shares them:
+    # 4 % more pictures a second on two cores.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # A crop of 224 pixels has 147 KiB. Above 100 KiB Ray takes arguments to the object store and back: 8 % of the cores.
+    "RAY_max_direct_call_object_size": str(1 << 20),
+}
 
 
 class ServeArgs(BaseModel):
