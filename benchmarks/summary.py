@@ -36,11 +36,11 @@ class Line:
 
     def markdown(self) -> str:
         numbers = f"{_short(self.ours)} | {_short(self.theirs)} {self.unit}"
-        return f"| {self.what} | {self.against} | {numbers} | **{_short(self.ratio)}** | `{self.command}` |"
+        return f"| {self.what} | {self.against} | {numbers} | **{_short(self.ratio)}** | `benchmarks.{self.command}` |"
 
 
 def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 10 else f"{number:.2f}"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
 def _median(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
@@ -88,7 +88,15 @@ def _cost() -> Iterator[Line]:
     ):
         if ours:
             ratio = theirs[encoder] / ours[model]
-            yield Line(f"a score by {model}, one thread", name, ours[model], theirs[encoder], "ms", ratio, "cost")
+            yield Line(
+                f"a score by {model}, one thread",
+                name,
+                ours[model],
+                theirs[encoder],
+                "ms",
+                ratio,
+                f"cost --model {model}",
+            )
 
 
 def _published() -> Iterator[Line]:
@@ -173,7 +181,7 @@ def draw(found: list[Line]) -> Figure:
 
 def main() -> None:
     found = list(lines())
-    print("| what | against | ours | theirs | ratio | `python -m benchmarks.` |\n|---|---|---|---|---|---|")
+    print("| what | against | ours | theirs | ratio | `python -m` |\n|---|---|---|---|---|---|")
     print("\n".join(line.markdown() for line in found))
     mpl.rcParams["svg.hashsalt"] = "radet"  # the same results give the same file
     draw(found).savefig(PICTURE, metadata={"Date": None, "Creator": None})

@@ -39,7 +39,7 @@ _REPLICA_ENV = {
     # 4 % more pictures a second on two cores.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    # A crop of 224 pixels has 147 KiB. Above 100 KiB Ray takes arguments to the object store and back: 8 % of the cores.
+    # A crop of 224 pixels has 147 KiB. Above 100 KiB Ray takes arguments through the object store: 8 % of the cores.
     "RAY_max_direct_call_object_size": str(1 << 20),
 }
 

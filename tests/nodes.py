@@ -36,10 +36,10 @@ class Nodes:
             )
         self.address: str = self._cluster.address
 
-    def add(self, name: str, *, cpus: int = 1) -> Any:
-        """A worker node; its caches are below its `home`."""
+    def add(self, name: str, *, cpus: int = 1, **more: Any) -> Any:
+        """A worker node; its caches are below its `home`. `more`: of Ray's, as for `ray start`."""
         with self._home(name):
-            return self._cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES)
+            return self._cluster.add_node(**{"num_cpus": cpus, "object_store_memory": _STORE_BYTES, **more})
 
     def kill(self, node: Any) -> None:
         """All of its processes at once, as when a machine is lost."""

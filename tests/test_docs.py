@@ -17,6 +17,7 @@ import pytest
 import typer
 from PIL import Image
 
+from benchmarks import summary
 from jobs.cli import app
 from pipelines.commit import Commit
 from pipelines.index import digest
@@ -62,6 +63,16 @@ def test_every_benchmark_and_file_that_is_named_is_there() -> None:
             assert (DOCUMENTS[document].parent / link).exists(), f"{document}: {link}"
         for result in re.findall(r"`(benchmarks/results/\w+\.json)`", text):
             assert (ROOT / result).is_file(), f"{document}: {result}"
+
+
+def test_the_readmes_figures_are_those_that_were_measured() -> None:
+    found = list(summary.lines())
+    table = [line for line in TEXTS["README.md"].splitlines() if line.endswith("` |") and "`benchmarks." in line]
+    assert table == [line.markdown() for line in found]
+    assert {line.command.split()[0] for line in found} >= {"throughput", "cost", "serving"}
+    for line in found:
+        assert importlib.util.find_spec(f"benchmarks.{line.command.split()[0]}")
+        assert line.ratio > 0
 
 
 def test_every_heading_that_is_linked_to_is_there() -> None:
