@@ -20,65 +20,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from benchmarks.machine import save
+from benchmarks.towers import SIZE, TOWERS
 from radet import Detector
 from radet.config import ProbeConfig
 from radet.detector import to_pixels
 from radet.fit import refit
-from radet.recipe import EncoderChoice, Recipe
+from radet.recipe import Recipe
 from radet.rows import read_row
 from radet.selftest import drift_floor
 from radet.training import MicroBatch, new_detector, new_optimiser, train_step
 
-_HALF = (0.5, 0.5, 0.5)
-_SIZE = 224
 _SECONDS = 5.0  # of each measurement
 _MATRIX = {"cuda": 8192, "cpu": 1024}
-
-
-@dataclass(frozen=True, slots=True)
-class Tower:
-    """How to make one, and the blocks whose tokens its detector reads."""
-
-    make: Callable[[Path], EncoderChoice]
-    layers: tuple[int, ...]
-
-
-def timm_tower(name: str) -> Callable[[Path], EncoderChoice]:
-    def make(folder: Path) -> EncoderChoice:
-        file = folder / f"{name}.safetensors"
-        save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), file)
-        return EncoderChoice(family="timm", name=name, weights=str(file), mean=_HALF, std=_HALF)
-
-    return make
-
-
-def dinov3(folder: Path) -> EncoderChoice:
-    """DINOv3's ViT-L/16, as its config has it."""
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=16, image_size=_SIZE)).save_pretrained(folder / "dinov3")
-    return EncoderChoice(
-        family="transformers", name="dinov3_vit", weights=str(folder / "dinov3"), mean=_HALF, std=_HALF
-    )
-
-
-TOWERS = {
-    "clip-l14": Tower(timm_tower("vit_large_patch14_clip_224"), (5, 11, 17, 23)),
-    "dinov3-l16": Tower(dinov3, (5, 11, 17, 23)),
-    "tiny": Tower(timm_tower("vit_tiny_patch16_224"), (5, 11)),
-}
 
 
 class Bench:
@@ -87,7 +49,7 @@ class Bench:
     def __init__(self, device: str, batch: int, seconds: float) -> None:
         self.device, self.batch, self._seconds = device, batch, seconds
         rng = np.random.default_rng(0)
-        self.crops = torch.from_numpy(rng.integers(0, 256, (batch, _SIZE, _SIZE, 3), np.uint8)).to(device)
+        self.crops = torch.from_numpy(rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)).to(device)
 
     def rate(self, step: Callable[[], Any], items: int) -> float:
         """Items a second, after two warm calls."""
