@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from ..nodes import Nodes, radet
 from ..s3_proxy import Proxy
 
 _PATIENCE_S = 900.0
+_LOOK_S = 20.0  # how often whoever submitted the job looks whether it still runs
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Storm:
         self._nodes, self._proxy, self._src, self._out, self._images = nodes, proxy, src, out, images
         self._random = random.Random(seed)
         self._workers: list[tuple[str, Any]] = []
-        self._born = 0
+        self._born = self._submissions = 0
         self._deaths: Counter[str] = Counter()
         self._job = folder / "job.yaml"
         self._name = f"storm-{os.getpid()}-{seed}"
@@ -64,7 +66,7 @@ class Storm:
 
     def run(self, deaths: list[str], *, every: int) -> Outcome:
         """Each death comes `every` staged batches after the last one, as long as there is something left to do."""
-        submissions = self._submit()
+        self._submit()
         for victim in deaths:
             self._wait_for_batches(every)
             if self._committed():
@@ -72,25 +74,37 @@ class Storm:
             getattr(self, f"_kill_{victim}")()
             self._deaths[victim] += 1
             if victim == "driver":
-                submissions += self._submit()
-        ended = radet("submit", str(self._job), "--address", self._nodes.dashboard)
-        while ended.returncode and submissions < 10:
-            submissions += 1
-            ended = radet("submit", str(self._job), "--address", self._nodes.dashboard)
+                self._submit()
+        ended = self._radet("submit", str(self._job))
+        while ended.returncode and self._submissions < 10:
+            self._submissions += 1
+            ended = self._radet("submit", str(self._job))
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        return self._outcome(submissions)
+        return self._outcome()
 
-    def _submit(self) -> int:
-        done = radet("submit", str(self._job), "--address", self._nodes.dashboard, "--no-wait")
+    def _radet(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return radet(*arguments, "--address", self._nodes.dashboard)
+
+    def _submit(self) -> None:
+        done = self._radet("submit", str(self._job), "--no-wait")
         assert done.returncode == 0, done.stderr
-        return 1
+        self._submissions += 1
 
     def _wait_for_batches(self, more: int) -> None:
+        """A job that gave up, for S3 was away too long, is submitted again, as a scheduler does."""
         target = self._staged() + more
-        until = time.monotonic() + _PATIENCE_S
+        until, look = time.monotonic() + _PATIENCE_S, time.monotonic() + _LOOK_S
         while self._staged() < target and not self._committed():
             assert time.monotonic() < until, f"no progress: {self._staged()} of {target} batches"
+            if time.monotonic() > look:
+                if not self._running():
+                    self._submit()
+                look = time.monotonic() + _LOOK_S
             time.sleep(0.2)
+
+    def _running(self) -> bool:
+        told = self._radet("jobs", "status").stdout
+        return "RUNNING" in told or "PENDING" in told
 
     def _staged(self) -> int:
         return sum(1 for _ in open_folder(self._out).list("_staging/"))
@@ -114,11 +128,11 @@ class Storm:
 
     def _wait_for_end(self) -> None:
         until = time.monotonic() + _PATIENCE_S
-        while "RUNNING" in radet("jobs", "status", "--address", self._nodes.dashboard).stdout:
+        while self._running():
             assert time.monotonic() < until, "the head has not noticed that its driver is gone"
             time.sleep(1)
 
-    def _outcome(self, submissions: int) -> Outcome:
+    def _outcome(self) -> Outcome:
         rows = read_scores(self._out, history=True, verify=True)
         ids, statuses = rows["id"].to_pylist(), rows["status"].to_pylist()
         path = self._src.removeprefix("s3://")
@@ -132,7 +146,7 @@ class Storm:
             rows=len(ids),
             distinct=len(set(ids)),
             ok=statuses.count("ok"),
-            submissions=submissions,
+            submissions=self._submissions,
             deaths=dict(self._deaths),
             s3_requests=len(self._proxy.requests),
             s3_faults=self._proxy.faults_met(),
