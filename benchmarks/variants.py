@@ -161,7 +161,10 @@ def trained(
         mixed = np.random.default_rng(0).permutation(len(validation))
         files = [validation[position] for position in mixed]
         found = run_controls(detector, _crops(files, recipe), np.array([file.generated for file in files]))
-        more["controls"] = {key: control._asdict() for key, control in found.items()}
+        more["controls"] = {
+            key: {name: value if np.isfinite(value) else None for name, value in control._asdict().items()}
+            for key, control in found.items()
+        }
     return run.best.logits, more
 
 
