@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None
 
 
 def scorers() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any("ServeReplica" in part and "Scorer" in part for part in process.cmdline())
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ends just now
+            if any("ServeReplica" in part and "Scorer" in part for part in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parquet(url: str, tmp_path: Path) -> None:
