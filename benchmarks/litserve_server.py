@@ -1,4 +1,4 @@
-"""The same detector behind LitServe, for benchmarks.serving:  python -m benchmarks.litserve_server --port 8001
+"""The same detector behind LitServe, for benchmarks.serving_peers:  python -m benchmarks.litserve_server --port 8001
 
 LitServe (Apache-2.0, not a dependency: pip install litserve) as its documentation has it: dynamic batches, a worker a
 core, the picture as base64 in JSON. It answers on the path and with the field of radet's own endpoint, so the client

@@ -2,8 +2,7 @@
 
 python -m benchmarks.serving IMAGES --url http://127.0.0.1:8000 [--model radet-lite] [--seconds 30] [--name NAME]
 
-Start the service first (`radet serve --replicas 2`), so that what is measured is what users run. With --json pictures
-travel as base64, which is what the same detector behind LitServe takes (benchmarks.litserve_server).
+Start the service first (`radet serve --replicas 2`), so that what is measured is what users run.
 
     bare         one process per core: read, decode, evidence, and nothing else (benchmarks.throughput)
     saturated    closed loop, enough clients to keep every scorer busy: images/s, and its share of `bare`
@@ -16,7 +15,6 @@ and plain sockets for `saturated`, ten times that of asyncio for the open loop, 
 
 import argparse
 import asyncio
-import base64
 import http.client
 import itertools
 import json
@@ -131,13 +129,10 @@ def main() -> None:
     parser.add_argument("--model", default="radet-lite")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=4 * CORES)
-    parser.add_argument("--json", action="store_true", help="send base64 in JSON, not the bytes")
     parser.add_argument("--name", help="write benchmarks/results/NAME.json")
     asked = parser.parse_args()
     files = pick(asked.images, _COUNT)
     bodies = [path.read_bytes() for path in files]
-    if asked.json:
-        bodies = [json.dumps({"image": base64.b64encode(body).decode()}).encode() for body in bodies]
     before = bare(files, asked.model)
     found = run(asked.url, bodies, asked.seconds, asked.clients)
     # Before and after: the machine may have been shared with somebody meanwhile.

@@ -116,12 +116,19 @@ def _serving() -> Iterator[Line]:
         if found := _found(name):
             alone, share = found["bare_images_per_s"], found["share_of_bare"]
             yield Line(f"{what}, saturated", "a bare loop", _top(found), alone, "images/s", share, "serving")
-    ours, theirs = _found("serving_json"), _found("litserve")
-    if ours and theirs:
-        one, other = _top(ours), _top(theirs)
-        yield Line("`radet serve`, JSON, saturated", "LitServe", one, other, "images/s", one / other, "serving --json")
-        one, other = (found["open_loop"]["0.8"]["accepted_ms"]["p99"] for found in (ours, theirs))
-        yield Line("`radet serve`, JSON, p99 at 80 % load", "LitServe", one, other, "ms", other / one, "serving --json")
+    rounds: list[dict[str, Any]] = _found("serving_peers").get("rounds", [])
+    for name, what in (("radet", "`radet serve`"), ("radet haproxy", "`radet serve` in HAProxy mode")):
+        tops = [tuple(one[key]["saturated"]["images_per_s"] for key in (name, "litserve")) for one in rounds]
+        waits = [
+            tuple(one[key]["open_loop"]["accepted_ms"]["p99"] for key in (name, "litserve"))
+            for one in rounds
+            if "open_loop" in one[name]
+        ]
+        if tops and waits:
+            ours, theirs, ratio = _median(tops)
+            yield Line(f"{what}, JSON, saturated", "LitServe", ours, theirs, "images/s", ratio, "serving_peers")
+            ours, theirs, ratio = _median(waits)
+            yield Line(f"{what}, JSON, p99 at one rate", "LitServe", ours, theirs, "ms", 1 / ratio, "serving_peers")
 
 
 def _found(name: str) -> dict[str, Any]:

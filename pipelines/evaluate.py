@@ -39,6 +39,7 @@ Floats = NDArray[np.float64]
 
 DRAWS = 1000
 _BRANCHES = ("semantic", "discrepancy", "lowlevel")
+_BRANCH_SOURCES = {"lowlevel": ": a CNN on FerretNet's residual (arXiv 2509.20890)"}
 _COLUMNS = [
     *("id", "status", "error", "logit", "p_generated", "generator", "drift_cosine"),
     *(f"logit_{name}" for name in _BRANCHES),
@@ -298,7 +299,8 @@ def _contenders(
     if heads is not None and len(heads.branches) > 1:
         for branch in heads.branches:
             alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
-            yield contender(f"{entrant.name}: {branch} alone", f"a branch of {entrant.name}", alone, whole=False)
+            source = f"a branch of {entrant.name}{_BRANCH_SOURCES.get(branch, '')}"
+            yield contender(f"{entrant.name}: {branch} alone", source, alone, whole=False)
 
 
 def _rows(

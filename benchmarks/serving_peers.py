@@ -1,0 +1,121 @@
+"""The endpoint beside LitServe serving the same detector on the same cores, by turns.
+
+python -m benchmarks.serving_peers IMAGES --litserve PYTHON [--rounds 3] [--seconds 15] [--save serving_peers]
+
+PYTHON is an interpreter that has this project and litserve, which is no dependency. In every round each service is
+started, warmed, measured and stopped, one after the other, so that a machine that is slower in one minute than in the
+next is so to all of them:
+
+    radet           `radet serve`, with Ray's own proxy
+    radet haproxy   the same in HAProxy mode
+    litserve        benchmarks.litserve_server
+
+Pictures travel as base64 in JSON, which is what LitServe's documentation sends. `saturated` is a closed loop; then
+requests come at fixed times, at one rate for all: 80 % of the least that a service of the first round could do.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import save
+from benchmarks.serving import open_loop, saturate
+from benchmarks.throughput import CORES, pick
+
+_PORT = 8123
+_URL = f"http://127.0.0.1:{_PORT}"
+_STARTS_S = 180
+_COUNT = 256
+_LOAD = 0.8
+
+
+def services(model: str, litserve: str) -> dict[str, tuple[list[str], dict[str, str], str]]:
+    """name -> (command, environment, the path that answers 200 when it is ready)"""
+    radet = str(Path(sys.executable).with_name("radet"))
+    ours = [radet, "serve", "--model", model, "--replicas", str(CORES), "--port", str(_PORT)]
+    theirs = [litserve, "-m", "benchmarks.litserve_server", "--model", model, "--port", str(_PORT)]
+    return {
+        "radet": (ours, {}, "/readyz"),
+        "radet haproxy": (ours, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, "/readyz"),
+        "litserve": (theirs, {}, "/health"),
+    }
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        begun = time.monotonic()
+        while not _answers(ready):
+            if process.poll() is not None or time.monotonic() - begun > _STARTS_S:
+                raise SystemExit(f"it does not start: {' '.join(command)}")
+            time.sleep(0.5)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answers(path: str) -> bool:
+    try:
+        with urllib.request.urlopen(_URL + path, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--litserve", required=True, metavar="PYTHON")
+    parser.add_argument("--model", default="radet-lite")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--clients", type=int, default=4 * CORES)
+    parser.add_argument("--save")
+    asked = parser.parse_args()
+    bodies = [
+        json.dumps({"image": base64.b64encode(path.read_bytes()).decode()}).encode()
+        for path in pick(asked.images, _COUNT)
+    ]
+    rounds: list[dict[str, Any]] = []
+    rate = 0.0
+    for number in range(asked.rounds):
+        found: dict[str, Any] = {}
+        for name, service in services(asked.model, asked.litserve).items():
+            with running(*service):
+                saturate(_URL, bodies, 6.0, asked.clients)  # every process has seen its first pictures
+                found[name] = {"saturated": saturate(_URL, bodies, asked.seconds, asked.clients)}
+                if number:
+                    found[name]["open_loop"] = asyncio.run(open_loop(_URL, bodies, rate, asked.seconds))
+            print(number, name, json.dumps(found[name]), flush=True)
+        rate = rate or _LOAD * min(one["saturated"]["images_per_s"] for one in found.values())
+        rounds.append(found)
+    if asked.save:
+        save(asked.save, {"open_loop_rate_per_s": rate, "rounds": rounds})
+
+
+if __name__ == "__main__":
+    main()
