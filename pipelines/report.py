@@ -171,7 +171,26 @@ def _conditions(found: Evaluation, whole: Sequence[Contender]) -> dict[str, Any]
         {"name": condition, "cells": [_value(found.row(c.name, condition), "auroc") for c in whole]}
         for condition in found.conditions
     ]
-    return {"columns": [c.name for c in whole], "rows": rows}
+    return {"columns": [c.name for c in whole], "rows": rows, "kept": _kept(found, whole)}
+
+
+def _kept(found: Evaluation, whole: Sequence[Contender]) -> dict[str, Any]:
+    """What degradations do to the rates that detectors state: the promise is one of pictures as they arrive."""
+    stated = {c.name: c.config.verdict.target_fpr for c in whole if c.config.verdict is not None}
+
+    def cell(name: str, condition: str) -> dict[str, Any]:
+        row = _nullable(found.row(name, condition))
+        low, high = row["intervals"]["fpr"]
+        return {
+            "fpr": row["fpr"],
+            "low": low,
+            "high": high,
+            "found": row["fake_accuracy"],
+            "broken": low > stated[name],
+        }
+
+    rows = [{"name": condition, "cells": [cell(name, condition) for name in stated]} for condition in found.conditions]
+    return {"columns": stated, "rows": rows}
 
 
 def _galleries(main: Contender, found: Evaluation, fetcher: Fetcher) -> list[dict[str, Any]]:
