@@ -27,6 +27,7 @@ from radet import Detector
 from radet.branches import Seen
 from radet.detector import log_scalars, to_pixels
 from radet.encoders import Look
+from radet.onednn import torch_only
 
 _RUNS = 9
 
@@ -81,7 +82,7 @@ class ReferenceProbe(nn.Module):
 def measure(step: Callable[[], Any]) -> tuple[float, float]:
     """(milliseconds, GMAC) of one call."""
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
+        with torch_only(), FlopCounterMode(display=False) as counter:
             step()
         times = []
         for _ in range(_RUNS):

@@ -1,5 +1,5 @@
-"""One encoder pass on this machine's CPU, milliseconds a picture: what precision, batches, memory layout and
-torch.compile are worth.
+"""One encoder pass on this machine's CPU, milliseconds a picture: what precision, batches, oneDNN
+(radet.onednn) and torch.compile are worth.
 
 python -m benchmarks.passes [--towers lite clip-b16 clip-l14 dinov3-l16] [--batches 1 8 32 256] [--save passes]
 
@@ -28,6 +28,7 @@ from pipelines.weights import find_encoders
 from radet import Detector
 from radet.config import ProbeConfig
 from radet.encoders import FrozenEncoder
+from radet.onednn import torch_only
 from radet.recipe import Recipe
 from radet.training import new_detector
 
@@ -62,9 +63,9 @@ def ways(one: FrozenEncoder) -> Iterator[str]:
     for precision in ("fp32", "bf16"):
         one.precision = precision
         yield precision
-        one.tower = tower.to(memory_format=torch.channels_last)
-        yield f"{precision} channels-last"
-        one.tower = tower.to(memory_format=torch.contiguous_format)
+        if precision == "fp32":
+            with torch_only():
+                yield "fp32 without oneDNN"
         one.tower = torch.compile(tower)  # type: ignore[assignment]  # a callable that behaves as one
         yield f"{precision} compiled"
         one.tower = tower
@@ -74,7 +75,7 @@ def ways(one: FrozenEncoder) -> Iterator[str]:
 @torch.inference_mode()
 def measure(one: FrozenEncoder, batches: list[int], patience: float) -> dict[str, Any]:
     x_BCHW = torch.rand((max(batches), 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
-    with FlopCounterMode(display=False) as counter:
+    with torch_only(), FlopCounterMode(display=False) as counter:
         reference = one.embed(x_BCHW[:1])
     found: dict[str, Any] = {"gmac": counter.get_total_flops() / 2e9}
     for way in ways(one):
@@ -82,8 +83,6 @@ def measure(one: FrozenEncoder, batches: list[int], patience: float) -> dict[str
         z_BD: Tensor = one.embed(x_BCHW[:1])  # compiles, too
         for count in batches:
             seen = x_BCHW[:count]
-            if "channels-last" in way:
-                seen = seen.contiguous(memory_format=torch.channels_last)
             if ms and count * ms[max(ms)] / 1000 > patience:
                 break
             if "compiled" in way and count > 1:

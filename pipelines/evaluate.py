@@ -242,8 +242,10 @@ def gmac(detector: Any) -> float:
     import torch  # noqa: PLC0415
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
+    from radet.onednn import torch_only  # noqa: PLC0415
+
     size = detector.config.crop.size
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), torch_only(), FlopCounterMode(display=False) as counter:
         detector.evidence(np.zeros((1, size, size, 3), np.uint8))
     return float(counter.get_total_flops()) / 2e9
 

@@ -5,6 +5,8 @@ B batch, N tokens, D width, H heads, d = D / H
 
 from torch import Tensor, nn
 
+from radet.onednn import linear
+
 
 class SelfAttention(nn.Module):
     """nn.MultiheadAttention as open_clip calls it, with its parameters under their names.
@@ -20,7 +22,7 @@ class SelfAttention(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(self, x_BND: Tensor, *_: Tensor, need_weights: bool, attn_mask: None) -> tuple[Tensor, None]:  # noqa: ARG002
-        projected = nn.functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
+        projected = linear(x_BND, self.in_proj_weight, self.in_proj_bias)
         qkv = projected.view(*x_BND.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         o_BHNd = nn.functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
         return self.out_proj(o_BHNd.transpose(1, 2).flatten(2)), None

@@ -13,6 +13,7 @@ from skimage import data
 
 from radet import ConfigError, Detector, Evidence, ModelError
 from radet.config import DetectorConfig, ProbeConfig, model_id, resolve
+from radet.encoders import _load_timm
 from radet.fit import fit_reference
 from radet.selftest import pictures
 
@@ -265,7 +266,8 @@ def test_a_device_that_is_not_there_is_refused(device):
 
 def test_encoder_weights_in_the_checkpoint_travel_with_it(lite, crops, tmp_path):
     """A relative weight file belongs to the checkpoint; one at an absolute path stays where it is."""
-    state = {name: value.contiguous() for name, value in lite.encoder.tower.state_dict().items()}
+    tower = _load_timm("tf_efficientnet_lite0", lite.config.encoder.weights, LITE).tower
+    state = {name: value.contiguous() for name, value in tower.state_dict().items()}
     (tmp_path / "here").mkdir()
     save_file(state, tmp_path / "here" / "encoder.safetensors")
     for weights in ("encoder.safetensors", str(tmp_path / "here" / "encoder.safetensors")):

@@ -1,0 +1,120 @@
+"""oneDNN's products are torch's but for rounding, and are left alone where they would be wrong."""
+
+import platform
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from radet.onednn import Linear, Pointwise, fold_norms, linear, replace_linears, torch_only
+
+x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="oneDNN is asked on x86 alone")
+
+
+class Block(nn.Module):
+    """As timm's: an activation inside of the norm, a strided depthwise convolution between two 1x1 ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_pw = nn.Conv2d(8, 24, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.bn1.act = nn.ReLU6(inplace=True)  # type: ignore[assignment]
+        self.conv_dw = nn.Conv2d(24, 24, 3, stride=2, padding=1, groups=24, bias=False)
+        self.bn2 = nn.BatchNorm2d(24)
+        self.conv_pwl = nn.Conv2d(24, 12, 1)
+        self.bn3 = nn.BatchNorm2d(12)
+        for norm in (self.bn1, self.bn2, self.bn3):
+            norm.running_mean = torch.randn_like(norm.bias)
+            norm.running_var = torch.rand_like(norm.bias) + 0.5
+            nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn1(self.conv_pw(x))
+        if isinstance(self.bn1, nn.BatchNorm2d):
+            h = self.bn1.act(h)
+        return self.bn3(self.conv_pwl(self.bn2(self.conv_dw(h))))  # type: ignore[no-any-return]
+
+
+def ran(call: object) -> set[str]:
+    """Names of the operators that a call came to."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()  # type: ignore[operator]
+    return {event.key for event in profile.key_averages()}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(64,), (1, 7, 64), (3, 5, 64)])
+def test_a_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, x = nn.Linear(64, 48, bias=bias), torch.randn(shape)
+    ours = Linear(plain)
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+    # What attention hands over is no contiguous tensor.
+    strided = torch.stack([x, -x], dim=-1)[..., 0]
+    assert torch.equal(ours(strided), ours(x))
+
+
+@torch.inference_mode()
+def test_folded_norms_are_the_same_function() -> None:
+    torch.manual_seed(0)
+    tower, x = nn.Sequential(Block(), nn.Sequential(Block())).eval().requires_grad_(False), torch.rand(1, 8, 33, 33)
+    tower[1][0].conv_pw = nn.Conv2d(12, 24, 1, bias=False).eval()  # type: ignore[index]
+    expected = tower(x)
+    fold_norms(tower)
+    torch.testing.assert_close(tower(x), expected, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+    assert sum(isinstance(module, Pointwise) for module in tower.modules()) == 4
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def test_parameters_keep_their_names() -> None:
+    plain = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
+    names = list(plain.state_dict())
+    replace_linears(plain)
+    assert list(plain.state_dict()) == names
+    assert isinstance(plain[0], Linear)
+
+
+@x86
+def test_who_computes() -> None:
+    layer = Linear(nn.Linear(64, 64).requires_grad_(False))
+    conv = Pointwise(nn.Conv2d(64, 64, 1).requires_grad_(False))
+    x, maps = torch.randn(5, 64), torch.randn(1, 64, 4, 4)
+    ours = "mkldnn::_linear_pointwise"
+    assert ours in ran(lambda: layer(x))
+    assert "aten::mkldnn_convolution" in ran(lambda: conv(maps))
+    with torch_only():
+        assert ours not in ran(lambda: layer(x))
+        assert "aten::mkldnn_convolution" not in ran(lambda: conv(maps))
+    assert ours not in ran(lambda: layer(x.double().float().requires_grad_()))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours not in ran(lambda: layer(x))
+        assert layer(x).dtype is conv(maps).dtype is torch.bfloat16
+    double = Linear(nn.Linear(64, 64).double().requires_grad_(False))
+    assert ours not in ran(lambda: double(x.double()))
+
+
+def test_gradients_are_torchs_own() -> None:
+    """Through a frozen layer to what comes in, as a learned probe is trained."""
+    torch.manual_seed(0)
+    plain = nn.Linear(16, 8).requires_grad_(False)
+    x = torch.randn(3, 16, requires_grad=True)
+    linear(x, plain.weight, plain.bias).square().sum().backward()  # type: ignore[no-untyped-call]
+    expected = x.detach().clone().requires_grad_()
+    plain(expected).square().sum().backward()
+    assert x.grad is not None
+    assert expected.grad is not None
+    assert torch.equal(x.grad, expected.grad)
+    maps = torch.randn(1, 16, 5, 5, requires_grad=True)
+    Pointwise(nn.Conv2d(16, 4, 1).requires_grad_(False))(maps).sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.abs().sum() > 0
+
+
+def test_flops_can_be_counted() -> None:
+    layer, x = Linear(nn.Linear(64, 32).requires_grad_(False)), torch.randn(5, 64)
+    with torch_only(), FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert counter.get_total_flops() == 2 * 5 * 64 * 32
