@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet34
 
 from benchmarks.machine import save
+from pipelines.process import tune
 from radet import Detector
 from radet.branches import Seen
 from radet.detector import log_scalars, to_pixels
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--save", default="cost")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    tune()
     results = [cost(model) for model in arguments.model]
     for row in results:
         print(row["model"], f"reference design over ours: {row['reference_over_ours_ms']:.1f}x in ms")
