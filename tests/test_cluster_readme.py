@@ -40,5 +40,5 @@ def test_the_arithmetic_adds_up() -> None:
         assert rate * ms / 1000 == pytest.approx(cores, abs=0.06)
     assert pytest.approx(0.39, abs=0.01) == 1e6 / 690 / 3600 * 0.98
     assert pytest.approx(1.14, abs=0.01) == 1e6 / 1220 / 3600 * 5
-    assert pytest.approx(24, abs=0.6) == 1e6 / 11.6 / 3600
-    assert pytest.approx(162, abs=2) == 1e6 / 1.71 / 3600
+    assert pytest.approx(13, abs=0.6) == 1e6 / 22 / 3600
+    assert pytest.approx(136, abs=2) == 1e6 / 2.04 / 3600
