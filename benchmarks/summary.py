@@ -178,7 +178,7 @@ def draw(found: list[Line]) -> Figure:
         axes.annotate(_short(ratio), (ratio, place), ha=aligned, va="center", fontsize=8, **away)
     axes.set_yticks(range(len(found)), names, fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.45, *ratios) / 1.2, max(ratios) * 1.4)
+    axes.set_xlim(min(0.45, *ratios) / 1.6, max(ratios) * 1.4)
     axes.axvline(1, color="#555555", linewidth=0.8)
     axes.set_xlabel("how many times as fast (logarithmic)", fontsize=8)
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
