@@ -167,6 +167,27 @@ def test_tables_and_page(found: tuple[Evaluation, EvaluateJob], tree: Path) -> N
     assert "data:image/jpeg;base64," in page
 
 
+def test_stated_rates_are_looked_at_after_every_degradation(found: tuple[Evaluation, EvaluateJob], tree: Path) -> None:
+    """A rate above what is stated, beyond chance, is in bold; and it is the row's own figure."""
+    evaluation, _ = found
+    first = evaluation.contenders[0]
+    assert first.config.verdict is not None
+
+    def table(found: Evaluation) -> str:
+        page = evaluation_page(found, str(tree)).split("Are the stated rates kept then?")[1]
+        return page.split("<table>")[1].split("</table>")[0]
+
+    page = table(evaluation)
+    for condition in evaluation.conditions:
+        assert f"<th>{condition}</th>" in page
+        assert f"{100 * evaluation.row(first.name, condition)['fpr']:.1f}" in page
+    assert "<b>" not in page
+    broken = [
+        row | {"fpr": 0.9, "intervals": {**row.get("intervals", {}), "fpr": (0.8, 1.0)}} for row in evaluation.rows
+    ]
+    assert table(replace(evaluation, rows=broken)).count("<b>90.0</b>") >= len(evaluation.conditions)
+
+
 @pytest.mark.browser
 def test_the_page_in_a_browser(found: tuple[Evaluation, EvaluateJob], tree: Path, tmp_path: Path) -> None:
     """Nothing sticks out or overlaps, nothing is fetched, no serious violation; with a wide confusion matrix."""
