@@ -40,7 +40,8 @@ class Doorkeeper:
     def __init__(self, *, fronts: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         """`fronts` processes share each limit. Raises ConfigError for keys that cannot be read: an unreadable list
         must not open the door."""
-        self._fronts, self._clock = fronts, clock
+        self.fronts = fronts
+        self._clock = clock
         self._file = os.environ.get("RADET_API_KEYS_FILE", "")
         self._own = _parse(os.environ.get("RADET_API_KEYS", ""), "RADET_API_KEYS")
         self._stamp: tuple[int, int] | None = None
@@ -73,7 +74,7 @@ class Doorkeeper:
         rate = caller.rate if caller.rate is not None else default_rate
         if rate is None or caller is ANYONE:
             return
-        most, now = max(1.0, rate / self._fronts), self._clock()
+        most, now = max(1.0, rate / self.fronts), self._clock()
         left, then = self._buckets.get(caller.name, (most, now))
         left = min(most, left + (now - then) * most / 60)
         # A batch larger than a minute's worth passes when the bucket is full, and leaves a debt.

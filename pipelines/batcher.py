@@ -22,14 +22,19 @@ class Batcher(Generic[Item, Result]):
     def __init__(self, work: Callable[[list[Item]], Awaitable[list[Result]]], *, most: int, wait_s: float) -> None:
         self.most, self.wait_s = most, wait_s
         self._work = work
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        # Of single items, and of patient ones.
+        self._lanes: list[deque[tuple[Item, asyncio.Future[Result]]]] = [deque(), deque()]
+        self._next = 0
         self._arrived = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    async def submit(self, item: Item) -> Result:
-        """The item's result. Raises what `work` raised for its batch; an item whose caller has gone is left out."""
+    async def submit(self, item: Item, *, patient: bool = False) -> Result:
+        """The item's result. Raises what `work` raised for its batch; an item whose caller has gone is left out.
+
+        `patient` items have a queue of their own, and the two take turns: many of either kind never shut out the other.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._lanes[patient].append((item, future))
         self._arrived.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -38,7 +43,7 @@ class Batcher(Generic[Item, Result]):
     async def _run(self) -> None:
         busy = False
         while True:
-            if not self._waiting:
+            if not self._waiting():
                 self._arrived.clear()
                 await self._arrived.wait()
                 busy = False
@@ -51,7 +56,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _company(self) -> None:
         end = asyncio.get_running_loop().time() + self.wait_s
-        while len(self._waiting) < self.most:
+        while self._waiting() < self.most:
             self._arrived.clear()
             try:
                 async with asyncio.timeout_at(end):
@@ -61,11 +66,16 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self.most:
-            item, future = self._waiting.popleft()
+        while self._waiting() and len(batch) < self.most:
+            turn = self._next if self._lanes[self._next] else 1 - self._next
+            self._next = 1 - turn
+            item, future = self._lanes[turn].popleft()
             if not future.done():
                 batch.append((item, future))
         return batch
+
+    def _waiting(self) -> int:
+        return sum(map(len, self._lanes))
 
     async def _compute(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

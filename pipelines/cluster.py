@@ -108,7 +108,9 @@ def connected(address: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
             _start_here(quiet)
     except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+        # Something listens there; a head that holds another token answers no more than what is no head.
+        mend = "if there is one, is RAY_AUTH_TOKEN its own (`ray get-auth-token` on the head)?"
+        raise ConfigError(f"no Ray cluster at {address} that answers: {error}; {mend}") from error
     except AuthenticationError as error:
         mend = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on the head)"
         raise ConfigError(f"the Ray cluster at {address} wants a token: {mend}") from error

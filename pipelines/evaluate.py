@@ -75,9 +75,11 @@ class EvaluateJob:
 class Contender:
     """One detector of the tables.
 
-    `scored` by condition; `drift` the cosine drift of every picture as it is; `ms` per picture and process, decoding
-    apart; `gmac` multiply-accumulates of one picture, in 1e9; `confusion` as radet.evaluation.confusion gives it, of
-    pictures as they are, where the detector names generators
+    `whole` is False for a branch of another one; `scored` by condition; `drift` the cosine drift of every picture as it
+    is; `ms` per picture and process, decoding apart; `gmac` multiply-accumulates of one picture, in 1e9; both of a
+    branch are with the passes that it needs and no others, its `ms` by how long it takes next to its detector in this
+    process; `confusion` as radet.evaluation.confusion gives it, of pictures as they are, where the detector names
+    generators
     """
 
     name: str
@@ -87,7 +89,8 @@ class Contender:
     scored: dict[str, Scored]
     drift: Floats | None
     ms: float | None
-    gmac: float | None
+    gmac: float
+    whole: bool
     confusion: dict[str, Any] | None = None
 
 
@@ -195,12 +198,14 @@ class _Entrant:
     source: str
     model: str
     config: DetectorConfig
-    gmac: float | None
+    gmac: float
+    branches: dict[str, tuple[float, float]] = field(default_factory=dict)  # gmac, time next to the whole
 
 
 def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
     """The models, then the peers: where a picture has no room for all, the peers give way."""
-    from radet.detector import Detector  # noqa: PLC0415 - torch, which other drivers do without
+    from radet.cost import gmac  # noqa: PLC0415 - torch, which other drivers do without
+    from radet.detector import Detector  # noqa: PLC0415
     from radet.peers import LINEAR, LINEAR_SOURCE, drift_detectors, linear_detector  # noqa: PLC0415
 
     find_encoders()
@@ -211,7 +216,14 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
         if model in job.models:
             name = _unique(detector.config.name, own)
             own.append(
-                _Entrant(name=name, source="this checkpoint", model=model, config=detector.config, gmac=gmac(detector))
+                _Entrant(
+                    name=name,
+                    source="this checkpoint",
+                    model=model,
+                    config=detector.config,
+                    gmac=gmac(detector),
+                    branches=_branch_costs(detector),
+                )
             )
         if model in job.peers:
             suffix = f" on {detector.config.name}'s encoder" if len(job.peers) > 1 else ""
@@ -237,17 +249,15 @@ def _saved(detector: Any, slug: str, scratch: Path, out: str) -> str:
     return shared.url
 
 
-def gmac(detector: Any) -> float:
-    """Multiply-accumulates of one picture, in 1e9."""
-    import torch  # noqa: PLC0415
-    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+def _branch_costs(detector: Any) -> dict[str, tuple[float, float]]:
+    from radet.cost import gmac, relative_time  # noqa: PLC0415
+    from radet.peers import branch_detector  # noqa: PLC0415
 
-    from radet.onednn import torch_only  # noqa: PLC0415
-
-    size = detector.config.crop.size
-    with torch.inference_mode(), torch_only(), FlopCounterMode(display=False) as counter:
-        detector.evidence(np.zeros((1, size, size, 3), np.uint8))
-    return float(counter.get_total_flops()) / 2e9
+    heads = detector.config.heads
+    if heads is None or len(heads.branches) == 1:
+        return {}
+    alone = {branch: branch_detector(detector, branch) for branch in heads.branches}
+    return {branch: (gmac(one), relative_time(one, detector)) for branch, one in alone.items()}
 
 
 def _contenders(
@@ -275,7 +285,8 @@ def _contenders(
     calibrated, drifts = entrant.config.calibration is not None, np.isfinite(drift[CLEAN]).any()
     scores = logit if np.isfinite(logit[CLEAN]).any() else drift
 
-    def contender(name: str, source: str, scored: dict[str, Scored], *, whole: bool) -> Contender:
+    def contender(name: str, source: str, scored: dict[str, Scored], gmac: float, time: float = 1.0) -> Contender:
+        whole = name == entrant.name
         return Contender(
             name=name,
             source=source,
@@ -283,13 +294,14 @@ def _contenders(
             config=entrant.config,
             scored=scored,
             drift=drift[CLEAN] if whole and drifts else None,
-            ms=ms if whole else None,
-            gmac=entrant.gmac if whole else None,
+            ms=None if ms is None else ms * time,
+            gmac=gmac,
+            whole=whole,
         )
 
     own = {c: Scored(score=scores[c], p=p[c] if calibrated else None) for c in chosen}
     heads = entrant.config.heads
-    whole = contender(entrant.name, entrant.source, own, whole=True)
+    whole = contender(entrant.name, entrant.source, own, entrant.gmac)
     if heads is not None and heads.attribution is not None:
         named: list[str | None] = [None] * len(place)
         for row, position in zip(*where[CLEAN], strict=True):
@@ -298,11 +310,10 @@ def _contenders(
         counted = confusion(named, read_N & labelled.generated, labelled.sources, heads.attribution.families)
         whole = replace(whole, confusion=counted)
     yield whole
-    if heads is not None and len(heads.branches) > 1:
-        for branch in heads.branches:
-            alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
-            source = f"a branch of {entrant.name}{_BRANCH_SOURCES.get(branch, '')}"
-            yield contender(f"{entrant.name}: {branch} alone", source, alone, whole=False)
+    for branch, cost in entrant.branches.items():
+        alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
+        source = f"a branch of {entrant.name}{_BRANCH_SOURCES.get(branch, '')}"
+        yield contender(f"{entrant.name}: {branch} alone", source, alone, *cost)
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""The front: pictures in, answers out. It reads urls, decodes and crops; a scorer does the rest.
+"""The front: pictures in, answers out. It reads urls, decodes and crops; a scorer, here or elsewhere, does the rest.
 
 bytes --(decode threads)--> crop --(scorer)--> evidence --> the same Score as everywhere
 """
@@ -44,14 +44,16 @@ class Front:
         *,
         replica: str = "front",
         allow_url: bool = False,
-        fronts: int = 1,
+        fronts: int | None = 1,
         threads: int = 1,
         reader: HttpReader | None = None,
     ) -> None:
-        """`threads` decode; `fronts` share the rate limits; `reader` reads urls, where they are allowed."""
+        """`threads` decode; `fronts` share the rate limits, None: as many as there are scorers; `reader` reads urls,
+        where they are allowed."""
         self.settings: FrontSettings = FrontSettings()
         self.meters = Meters(replica)
-        self.door = Doorkeeper(fronts=fronts)
+        self.door = Doorkeeper(fronts=fronts or 1)
+        self._as_many_as_scorers = fronts is None
         self.allow_url = allow_url
         self._scorer, self._monitor = scorer, monitor
         self._backlog = Backlog()
@@ -194,6 +196,8 @@ class Front:
         try:
             self._models = await self._monitor.models()
             self._heard = time.monotonic()
+            if self._as_many_as_scorers:
+                self.door.fronts = max(1, len(self._models))
         except Exception:  # noqa: BLE001 - away, for whatever reason
             if time.monotonic() - self._heard > _KNOWN_FOR_S:
                 self._models = []
@@ -236,7 +240,7 @@ class Front:
         while True:
             try:
                 with self._backlog.sent():
-                    return await self._scorer.score(row.crop, policy)
+                    return await self._scorer.score(row.crop, policy, patient=patient)
             except RequestError as error:
                 if not patient or error.code != "overloaded":
                     raise

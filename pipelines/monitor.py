@@ -58,10 +58,15 @@ class Monitor:
         found = [(when, report.facts) for when, report in self._live.values() if report.facts is not None]
         return [facts for _, facts in sorted(found, key=lambda pair: -pair[0])]
 
-    def problems(self) -> list[Problem]:
-        """Why scorers could not start, newest first."""
+    def problems(self, within_s: float | None = None) -> list[Problem]:
+        """Why scorers could not start, newest first; `within_s`: only what was told in the last so many seconds."""
         self._forget()
-        found = [(when, report.problem) for when, report in self._live.values() if report.problem is not None]
+        since = -math.inf if within_s is None else self._clock() - within_s
+        found = [
+            (when, report.problem)
+            for when, report in self._live.values()
+            if report.problem is not None and when >= since
+        ]
         return [problem for _, problem in sorted(found, key=lambda pair: -pair[0])]
 
     def text(self) -> bytes:

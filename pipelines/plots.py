@@ -178,7 +178,7 @@ def reliability(found: Evaluation, bins: int = 10) -> Figure | None:
 
 def _shown(found: Evaluation) -> list[Contender]:
     """Whole detectors first, then branches, as many as a picture holds."""
-    return sorted(found.contenders, key=lambda contender: contender.gmac is None)[:_MOST]
+    return sorted(found.contenders, key=lambda contender: not contender.whole)[:_MOST]
 
 
 def _clean(contender: Contender, found: Evaluation) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:

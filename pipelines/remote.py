@@ -26,7 +26,10 @@ _MONITOR_TIMEOUT_S = 5.0
 class ScorerClient(Protocol):
     """Scoring is safe to repeat, so whoever implements this may try again."""
 
-    async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop: ...
+    async def score(self, crop: "Pixels", policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:
+        """`patient`: of a batch, whose items wait, for other pictures too."""
+        ...
+
     async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem: ...  # noqa: A002
 
 
@@ -35,7 +38,7 @@ class MonitorClient(Protocol):
 
     async def report(self, report: Report) -> None: ...
     async def models(self) -> list[ModelFacts]: ...
-    async def problems(self) -> list[Problem]: ...
+    async def problems(self, within_s: float | None = None) -> list[Problem]: ...
     async def text(self) -> bytes: ...
 
 
@@ -45,7 +48,7 @@ class RemoteScorer:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop:
+    async def score(self, crop: "Pixels", policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:  # noqa: ARG002
         return await _insist(lambda: self._handle.score.remote(crop, policy))
 
     async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
@@ -63,8 +66,8 @@ class RemoteMonitor:
         found: list[ModelFacts] = await asyncio.wait_for(self._handle.models.remote(), _MONITOR_TIMEOUT_S)
         return found
 
-    async def problems(self) -> list[Problem]:
-        found: list[Problem] = await asyncio.wait_for(self._handle.problems.remote(), _MONITOR_TIMEOUT_S)
+    async def problems(self, within_s: float | None = None) -> list[Problem]:
+        found: list[Problem] = await asyncio.wait_for(self._handle.problems.remote(within_s), _MONITOR_TIMEOUT_S)
         return found
 
     async def text(self) -> bytes:

@@ -70,12 +70,21 @@ class Scorer:
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._keep_reporting())
 
-    async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop:
-        """Evidence on one crop, uint8 [size, size, 3], that was cut by `policy`."""
+    @property
+    def batch_size(self) -> int:
+        """Pictures of a full batch."""
+        return self._batches.most
+
+    @property
+    def loaded(self) -> bool:
+        return self._facts is not None
+
+    async def score(self, crop: "Pixels", policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:
+        """Evidence on one crop, uint8 [size, size, 3], that was cut by `policy`. `patient`: see Batcher.submit."""
         facts = self._ready()
         if policy != facts.policy:
             return OtherCrop(facts=facts)
-        return await self._batches.submit((crop, time.perf_counter()))
+        return await self._batches.submit((crop, time.perf_counter()), patient=patient)
 
     async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
         """Why this picture scores as it does. `side`: pixels of the pictures; `opacity`: of the heat, in [0, 1]."""

@@ -33,7 +33,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
     """The report of an evaluation, HTML."""
     rows = {c.name: _nullable(found.row(c.name) or {}) for c in found.contenders}
     main = found.contenders[0]
-    whole = [c for c in found.contenders if c.gmac is not None]
+    whole = [c for c in found.contenders if c.whole]
     generated, real = int(found.labelled.generated.sum()), int((~found.labelled.generated).sum())
     return render(
         "evaluation.html.j2",
@@ -44,7 +44,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
         detectors=[
             {
                 "name": c.name,
-                "whole": c.gmac is not None,
+                "whole": c.whole,
                 "source": c.source,
                 "row": _Row(rows[c.name]),
                 "paired": _value(found.row(c.name, CLEAN, "mean of pair groups"), "auroc"),
@@ -134,7 +134,7 @@ def _sentences(main: Contender, row: dict[str, Any], found: Evaluation) -> list[
     others = [
         (c.name, value)
         for c in found.contenders
-        if c.gmac is not None and c is not main and (value := _value(found.row(c.name), "auroc")) is not None
+        if c.whole and c is not main and (value := _value(found.row(c.name), "auroc")) is not None
     ]
     if others and row.get("auroc") is not None:
         name, value = max(others, key=lambda pair: pair[1])

@@ -1,10 +1,10 @@
 """The service on Ray Serve: fronts (decode, answer), scorers (one detector each, autoscaled), one monitor.
 
-    proxy --> Front --> Scorer          `serve deploy cluster/serve.yaml`, or `radet serve`
-                 \\________\\--> Monitor
+    proxy --> Service                   on CPUs: front and scorer in one process, since a call costs a fifth of a score
+    proxy --> Front --> Scorer          on GPUs, which several fronts decode for
 
-Fronts scale with decoding, scorers with inference. Overload is refused where
-fronts queue for scorers (`max_queued_requests`): what is accepted waits for a bounded number of pictures.
+`serve deploy cluster/serve.yaml` (or serve-gpu.yaml), or `radet serve`. Overload is refused: what is accepted waits for
+a bounded number of pictures.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,14 +19,16 @@ from ray.serve.exceptions import RayServeException
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import Monitor, Report
 from pipelines.process import WORKER_ENV
+from pipelines.readiness import until_ready
 from pipelines.remote import RemoteMonitor, RemoteScorer
 from pipelines.replica import Scorer
-from pipelines.settings import FrontSettings, ScorerSettings
+from pipelines.settings import FrontSettings, ScorerSettings, ServiceSettings
 from radet.crop import CropPolicy
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from pipelines.standalone import Standalone
     from radet.images import Pixels
 
 APP = "radet"
@@ -34,6 +36,14 @@ _QUIET = {"enable_access_log": False, "log_level": "WARNING"}  # what was asked,
 _RETRY_AFTER_S = 1.0
 _SHUTDOWN_S = 30.0
 _LOADS = 2  # a checkpoint that cannot be loaded twice cannot be loaded
+_AT_ONCE = 512  # requests in a front, which refuses by itself, in JSON: this holds where even that is too slow
+_REFUSAL = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
+# Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
+_ORDERLY: dict[str, Any] = {
+    "graceful_shutdown_timeout_s": _SHUTDOWN_S,
+    "graceful_shutdown_wait_loop_s": 0.5,
+    "max_surge_percent": 100,
+}
 _REPLICA_ENV = {
     # Fronts and scorers leave their loops free (what computes has threads of its own), so Serve's own work shares them:
     # 4 % more pictures a second on two cores.
@@ -55,8 +65,8 @@ class ServeArgs(BaseModel):
     max_replicas: Annotated[int, Field(ge=1)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0.0  # of each scorer; 0: it computes on a CPU
     cpus: Annotated[float, Field(ge=0)] = 1.0  # of each scorer
-    fronts: Annotated[int, Field(ge=1)] = 1
-    front_cpus: Annotated[float, Field(ge=0)] = 0.0  # decode threads of a front; 0: half of the machine's cores
+    fronts: Annotated[int, Field(ge=0)] = 0  # processes before the scorers; 0: none on CPUs, one on GPUs
+    front_cpus: Annotated[float, Field(ge=0)] = 0.0  # decode threads of such a front; 0: half of the machine's cores
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
     downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
     env: dict[str, str] = {}  # of every replica
@@ -70,6 +80,11 @@ class ServeArgs(BaseModel):
         return self
 
     @property
+    def apart(self) -> bool:
+        """Whether fronts are processes of their own."""
+        return bool(self.gpus or self.fronts)
+
+    @property
     def scoring(self) -> ScorerSettings:
         """On a CPU pictures pass the detector one by one: a larger batch only makes its pictures wait, and queues more
         of them where there are too many."""
@@ -78,59 +93,87 @@ class ServeArgs(BaseModel):
 
 def application(args: ServeArgs) -> Application:
     """What `serve deploy` builds: `import_path: pipelines.serve:application`."""
-    batch = args.scoring.max_batch_size
-    actor = {"runtime_env": {"env_vars": WORKER_ENV | _REPLICA_ENV | args.env}}
-    refusal = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
-    # Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
-    orderly = {
-        "graceful_shutdown_timeout_s": _SHUTDOWN_S,
-        "graceful_shutdown_wait_loop_s": 0.5,
-        "max_surge_percent": 100,
-    }
     monitor = serve.deployment(
         _Monitor,
         name="Monitor",
-        ray_actor_options=actor | {"num_cpus": 0},
+        ray_actor_options=_actor(args) | {"num_cpus": 0},
         max_ongoing_requests=256,
         max_queued_requests=1024,
         graceful_shutdown_timeout_s=2.0,
     ).bind()
+    return _apart(args, monitor) if args.apart else _together(args, monitor)
+
+
+def _together(args: ServeArgs, monitor: Application) -> Application:
+    ready = serve.deployment(
+        _Ready,
+        name="Ready",
+        ray_actor_options=_actor(args) | {"num_cpus": 0},
+        user_config={"model": args.model},
+        max_constructor_retry_count=_LOADS,
+        graceful_shutdown_timeout_s=2.0,
+    ).bind(monitor)
+    service: Application = serve.deployment(
+        serve.ingress()(_Service),
+        name="Service",
+        ray_actor_options=_actor(args) | {"num_cpus": args.cpus},
+        max_ongoing_requests=_AT_ONCE,
+        max_queued_requests=_AT_ONCE,
+        backpressure_config=_REFUSAL,
+        user_config=ServiceSettings(front=args.front, scorer=args.scoring).model_dump(),
+        autoscaling_config=_scaling(args),
+        health_check_period_s=5.0,
+        max_constructor_retry_count=_LOADS,
+        **_ORDERLY,
+    ).bind(args.model, monitor, ready, allow_url=args.allow_url, cpus=args.cpus, alone=args.max_replicas == 1)
+    return service
+
+
+def _apart(args: ServeArgs, monitor: Application) -> Application:
+    batch = args.scoring.max_batch_size
     scorer = serve.deployment(
         _Scorer,
         name="Scorer",
-        ray_actor_options=actor | {"num_cpus": args.cpus, "num_gpus": args.gpus},
+        ray_actor_options=_actor(args) | {"num_cpus": args.cpus, "num_gpus": args.gpus},
         # Twice a batch: one is computed while the next one forms.
         max_ongoing_requests=2 * batch,
         max_queued_requests=2 * batch,
-        backpressure_config=refusal,
+        backpressure_config=_REFUSAL,
         user_config=args.scoring.model_dump(),
-        autoscaling_config={
-            "min_replicas": args.min_replicas,
-            "max_replicas": args.max_replicas,
-            "target_ongoing_requests": batch,
-            "upscale_delay_s": args.upscale_delay_s,
-            "downscale_delay_s": args.downscale_delay_s,
-            "metrics_interval_s": 1.0,
-            "look_back_period_s": 5.0,
-        },
+        autoscaling_config=_scaling(args),
         health_check_period_s=5.0,
         max_constructor_retry_count=_LOADS,
-        **orderly,
+        **_ORDERLY,
     ).bind(args.model, device="cuda" if args.gpus else "cpu", most=2 * batch, monitor=monitor)
     front: Application = serve.deployment(
         serve.ingress()(_Front),
         name="Front",
-        ray_actor_options=actor | {"num_cpus": args.front_cpus},
-        num_replicas=args.fronts,
-        # The front refuses by itself, in JSON; this is what holds where even that is too slow.
-        max_ongoing_requests=512,
-        max_queued_requests=512,
-        backpressure_config=refusal,
+        ray_actor_options=_actor(args) | {"num_cpus": args.front_cpus},
+        num_replicas=max(1, args.fronts),
+        max_ongoing_requests=_AT_ONCE,
+        max_queued_requests=_AT_ONCE,
+        backpressure_config=_REFUSAL,
         user_config=args.front.model_dump(),
         health_check_period_s=5.0,
-        **orderly,
-    ).bind(scorer, monitor, allow_url=args.allow_url, fronts=args.fronts, cpus=args.front_cpus)
+        **_ORDERLY,
+    ).bind(scorer, monitor, allow_url=args.allow_url, fronts=max(1, args.fronts), cpus=args.front_cpus)
     return front
+
+
+def _actor(args: ServeArgs) -> dict[str, Any]:
+    return {"runtime_env": {"env_vars": WORKER_ENV | _REPLICA_ENV | args.env}}
+
+
+def _scaling(args: ServeArgs) -> dict[str, Any]:
+    return {
+        "min_replicas": args.min_replicas,
+        "max_replicas": args.max_replicas,
+        "target_ongoing_requests": args.scoring.max_batch_size,
+        "upscale_delay_s": args.upscale_delay_s,
+        "downscale_delay_s": args.downscale_delay_s,
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 5.0,
+    }
 
 
 def start(args: ServeArgs, *, host: str, port: int) -> None:
@@ -169,11 +212,62 @@ class _Monitor:
     async def models(self) -> list[ModelFacts]:
         return self._monitor.models()
 
-    async def problems(self) -> list[Problem]:
-        return self._monitor.problems()
+    async def problems(self, within_s: float | None = None) -> list[Problem]:
+        return self._monitor.problems(within_s)
 
     async def text(self) -> bytes:
         return self._monitor.text()
+
+
+class _Ready:
+    """Fails where no detector can be loaded; Serve then calls the application failed."""
+
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = RemoteMonitor(monitor)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:  # noqa: ARG002 - a new model is a new question
+        await until_ready(self._monitor)
+
+
+class _Service:
+    _standalone: "Standalone"
+
+    def __init__(
+        self,
+        model: str,
+        monitor: Any,
+        ready: Any,  # noqa: ARG002 - it belongs to the application
+        *,
+        allow_url: bool,
+        cpus: float,
+        alone: bool,
+    ) -> None:
+        from pipelines.front import decode_threads  # noqa: PLC0415 - torch, which the driver does without
+        from pipelines.process import tune  # noqa: PLC0415
+        from pipelines.standalone import Standalone  # noqa: PLC0415
+
+        tune()
+        context = serve.get_replica_context()
+        self._standalone = Standalone(
+            model,
+            RemoteMonitor(monitor),
+            None if alone else RemoteScorer(serve.get_deployment_handle(context.deployment, context.app_name)),
+            replica=_replica_name(),
+            most=_AT_ONCE,
+            allow_url=allow_url,
+            threads=decode_threads(max(1.0, cpus)),
+        )
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        await self._standalone.reconfigure(config)
+
+    async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop:
+        return await self._standalone.take(crop, policy)
+
+    def __serve_build_asgi_app__(self) -> "FastAPI":
+        from pipelines.routes import build_app  # noqa: PLC0415
+
+        return build_app(self._standalone.front)
 
 
 class _Scorer:

@@ -54,3 +54,10 @@ class ScorerSettings(_Settings):
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 4.0
     band: Band | None = None
+
+
+class ServiceSettings(_Settings):
+    """Of a replica that is front and scorer in one."""
+
+    front: FrontSettings = FrontSettings()
+    scorer: ScorerSettings = ScorerSettings(max_batch_size=2)

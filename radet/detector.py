@@ -162,7 +162,7 @@ class Detector(nn.Module):
         """
         if clean is None:
             with torch.no_grad():
-                clean = self.encoder.look(x_BCHW, self.layers)
+                clean = self.encoder.look(x_BCHW, self.layers) if self._looks else _nothing(x_BCHW)
         drift = mahalanobis = None
         scalars = x_BCHW.new_empty((len(x_BCHW), 0))
         if self.probe.groups:
@@ -279,6 +279,12 @@ class Detector(nn.Module):
         self.config = config
 
     @property
+    def _looks(self) -> bool:
+        """Whether anything is asked of the encoder: a residual CNN alone sees pixels only."""
+        heads = self.config.heads
+        return bool(self.probe.groups) or heads is None or heads.branches != ("lowlevel",) or bool(heads.attribution)
+
+    @property
     def look_widths(self) -> tuple[int, ...]:
         """Widths of what a pass of the encoder gives: the embedding's, then each layer's token's."""
         return (self.encoder.dim, *(() if self.config.heads is None else self.config.heads.token_dims))
@@ -342,6 +348,10 @@ class Detector(nn.Module):
     def _packed(self) -> bytes:
         """model.safetensors: our own tensors, without the encoder's."""
         return save({key: value.cpu().contiguous() for key, value in self.own_tensors().items()})
+
+
+def _nothing(x_BCHW: Tensor) -> Look:
+    return Look(x_BCHW.new_empty((len(x_BCHW), 0)), ())
 
 
 def log_scalars(drift: Drift, mahalanobis: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from radet.config import ProbeConfig
+from radet.config import BranchName, ProbeConfig
 from radet.detector import Detector
 
 
@@ -53,29 +53,41 @@ def drift_detectors(detector: Detector) -> Iterator[tuple[Peer, Detector]]:
         yield peer, Detector(config, detector.encoder, None, detector.folder)
 
 
+def branch_detector(detector: Detector, branch: BranchName) -> Detector:
+    """One branch of `detector`, with the passes that it needs and no others. Raises KeyError where there is none."""
+    heads = detector.config.heads
+    if heads is None or branch not in heads.branches:
+        raise KeyError(branch)
+    drifts = branch == "discrepancy"
+    config = replace(
+        detector.config,
+        name=f"{detector.config.name}: {branch}",
+        probe=detector.config.probe if drifts else ProbeConfig(kind="none"),
+        reference=detector.config.reference if drifts else None,
+        heads=replace(heads, branches=(branch,), scalars=heads.scalars if drifts else 0, attribution=None),
+        calibration=None,
+        thresholds=(),
+        verdict=None,
+    )
+    alone = Detector(config, detector.encoder, detector.covariance if drifts else None, detector.folder)
+    own, whole = alone.own_tensors(), detector.own_tensors()
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name not in {"heads.weight", "heads.bias"}:  # of one branch there is no fusion
+                tensor.copy_(whole[name])
+    return alone
+
+
 def linear_detector(detector: Detector) -> Detector | None:
     """The linear probe that the semantic branch of `detector` is built on, alone: one pass, no drift. None where there
     is no such branch."""
     heads = detector.config.heads
     if heads is None or "semantic" not in heads.branches or detector.heads is None:
         return None
-    config = replace(
-        detector.config,
-        name=LINEAR,
-        description=LINEAR_SOURCE,
-        probe=ProbeConfig(kind="none"),
-        reference=None,
-        heads=replace(heads, branches=("semantic",), scalars=0, attribution=None),
-        calibration=None,
-        thresholds=(),
-        verdict=None,
-    )
-    alone = Detector(config, detector.encoder, None, detector.folder)
-    own, whole = alone.own_tensors(), detector.own_tensors()
+    alone = branch_detector(detector, "semantic")
+    alone.config = replace(alone.config, name=LINEAR, description=LINEAR_SOURCE)
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in alone.own_tensors().items():
             if ".mlp." in name:
                 tensor.zero_()  # it reads out nothing
-            elif "semantic" in name:
-                tensor.copy_(whole[name])
     return alone

@@ -36,8 +36,8 @@ class LocalMonitor:
     async def models(self) -> list[ModelFacts]:
         return self._there().models()
 
-    async def problems(self) -> list[Problem]:
-        return self._there().problems()
+    async def problems(self, within_s: float | None = None) -> list[Problem]:
+        return self._there().problems(within_s)
 
     async def text(self) -> bytes:
         return self._there().text()

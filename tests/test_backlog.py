@@ -28,7 +28,7 @@ class Full:
     def __init__(self) -> None:
         self.held = self.refused = 0
 
-    async def score(self, crop: Pixels, policy: CropPolicy) -> Scored:
+    async def score(self, crop: Pixels, policy: CropPolicy, *, patient: bool = False) -> Scored:
         if self.held == ROOM:
             self.refused += 1
             raise RequestError("overloaded", "full")

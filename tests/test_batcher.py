@@ -86,3 +86,23 @@ def test_nobody_computes_for_a_caller_who_has_gone() -> None:
 
     asyncio.run(run())
     assert sizes == [1, 1]
+
+
+def test_single_and_patient_items_take_turns() -> None:
+    seen: list[list[int]] = []
+
+    async def work(items: list[int]) -> list[int]:
+        seen.append(items)
+        await asyncio.sleep(0.01)
+        return items
+
+    async def run() -> None:
+        batcher = Batcher(work, most=2, wait_s=0.0)
+        first = asyncio.create_task(batcher.submit(0))
+        await asyncio.sleep(0.005)
+        patient = [asyncio.create_task(batcher.submit(number, patient=True)) for number in range(10, 14)]
+        await asyncio.sleep(0)
+        await asyncio.gather(first, *patient, *(batcher.submit(number) for number in (1, 2)))
+
+    asyncio.run(run())
+    assert [sorted(batch) for batch in seen] == [[0], [1, 10], [2, 11], [12, 13]]

@@ -169,12 +169,12 @@ def test_the_nightly_manifest_is_the_nightly_job() -> None:
 def test_the_service_is_the_serve_config() -> None:
     (document,) = documents(CLUSTER / "kuberay" / "rayservice.yaml")
     inline = yaml.safe_load(document["spec"]["serveConfigV2"])
-    config = yaml.safe_load((CLUSTER / "serve.yaml").read_text())
+    config = yaml.safe_load((CLUSTER / "serve-gpu.yaml").read_text())
     (ours,), (theirs,) = inline["applications"], config["applications"]
     for key in ("name", "route_prefix", "import_path"):
         assert ours[key] == theirs[key]
     assert set(ours["args"]) <= set(theirs["args"])
-    assert ours["args"]["gpus"] == 1
+    assert ours["args"]["gpus"] == theirs["args"]["gpus"] == 1
     known = {deployment["name"]: set(deployment["user_config"]) for deployment in theirs["deployments"]}
     for deployment in ours["deployments"]:
         assert set(deployment["user_config"]) <= known[deployment["name"]]

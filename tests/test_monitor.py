@@ -121,3 +121,11 @@ def test_a_shift_of_scores_is_seen_and_another_model_is_none(monitor: Monitor) -
     monitor.report(scorer("s1", facts=other, scores=list(rng.beta(2, 5, 500))))
     assert shift() < 0.2
     assert values(monitor)["radet_recent_scores"] == 500
+
+
+def test_problems_may_be_asked_for_by_age(monitor: Monitor, clock: Clock) -> None:
+    problem = Problem(code="weights_mismatch", message="other weights")
+    monitor.report(Report(replica="a", kind="scorer", problem=problem))
+    clock.now = 5.0
+    assert monitor.problems() == monitor.problems(10.0) == [problem]
+    assert monitor.problems(1.0) == []

@@ -118,3 +118,39 @@ def test_flops_can_be_counted() -> None:
     with torch_only(), FlopCounterMode(display=False) as counter:
         layer(x)
     assert counter.get_total_flops() == 2 * 5 * 64 * 32
+
+
+def rounded_weights(layer: nn.Module, x: Tensor) -> int:
+    """How many tensors a pass in bf16 converts, its input aside."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16),
+        torch.profiler.profile(activities=activities) as profile,
+    ):
+        layer(x)
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy") - 1
+
+
+def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 48).requires_grad_(False)
+    ours, x = Linear(plain), torch.randn(3, 5, 64)
+    assert [rounded_weights(plain, x) for _ in range(2)] == [2, 2]
+    assert [rounded_weights(ours, x) for _ in range(2)] == [2, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x), plain(x))
+        x.requires_grad_()
+        found, expected = (torch.autograd.grad(layer(x).float().sum(), x)[0] for layer in (ours, plain))
+        assert torch.equal(found, expected)
+        with torch.no_grad():
+            plain.weight.add_(1)
+        assert torch.equal(ours(x), plain(x)), "other weights are rounded anew"
+    assert ours(x).dtype is torch.float32
+
+
+def test_weights_that_learn_are_left_to_torch() -> None:
+    layer, x = Linear(nn.Linear(8, 4)), torch.randn(2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().sum().backward()
+    assert layer.weight.grad is not None

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -34,14 +35,22 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_se
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "radet" / "weights" / "radet-lite"
+TOGETHER: dict[str, Any] = {}
+APART = {"fronts": 1}  # as on GPUs
 LITTLE = {"cpus": 0.2, "upscale_delay_s": 1.0, "downscale_delay_s": 2.0}
 
 
+@pytest.fixture(scope="module", params=[TOGETHER, APART])
+def how(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def url(ray_session: None) -> Iterator[str]:
+def url(ray_session: None, how: dict[str, Any]) -> Iterator[str]:
     port = free_port()
-    start(ServeArgs(**LITTLE), host="127.0.0.1", port=port)
-    deploy()  # the same again, from the file
+    start(ServeArgs(**LITTLE, **how), host="127.0.0.1", port=port)
+    deploy(how)  # the same again, from the file
     yield f"http://127.0.0.1:{port}"
     stop()
 
@@ -51,17 +60,21 @@ def picture() -> bytes:
     return encoded(photo(), "JPEG", quality=90)
 
 
-def deploy(*, front: dict[str, Any] | None = None, scorer: dict[str, Any] | None = None, **args: Any) -> None:
-    """What `serve deploy cluster/serve.yaml` does, with these changes. Raises RuntimeError where it fails."""
+def deploy(how: dict[str, Any], *, front: dict[str, Any] = {}, scorer: dict[str, Any] = {}, **args: Any) -> None:  # noqa: B006
+    """What `serve deploy` does with the file in cluster/, with these changes. Raises RuntimeError where it fails."""
     from ray import serve
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    app = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())["applications"][0]
-    app["args"] |= LITTLE | {"front_cpus": 0, "max_replicas": 1} | args
-    configs = {"Front": front, "Scorer": scorer}
+    file = "serve-gpu.yaml" if how is APART else "serve.yaml"
+    app = yaml.safe_load((ROOT / "cluster" / file).read_text())["applications"][0]
+    app["args"] |= LITTLE | {"gpus": 0, "front_cpus": 0, "max_replicas": 1} | how | args
     for deployment in app["deployments"]:
-        deployment["user_config"] = configs[deployment["name"]] or deployment["user_config"]
+        config = deployment["user_config"]
+        for part, changes in {"Front": front, "Scorer": scorer | {"max_batch_size": 2}}.items():
+            found = config if part == deployment["name"] else config.get(part.lower())
+            if found is not None:
+                found |= changes
     _get_global_client().deploy_apps(ServeDeploySchema(applications=[app]))
     time.sleep(2)  # until the controller has taken it up
     while (status := serve.status().applications[APP]).status not in ("RUNNING", "DEPLOY_FAILED"):
@@ -74,14 +87,14 @@ def scorers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it ends just now
-            if any("ServeReplica" in part and "Scorer" in part for part in process.cmdline()):
+            if any(re.search(r"ServeReplica:\w+:(Scorer|Service)\b", part) for part in process.cmdline()):
                 found.append(process)
     return found
 
 
 def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parquet(url: str, tmp_path: Path) -> None:
     pictures = golden_images()
-    golden = json.loads((ROOT / "tests" / "contract" / "golden_scores.json").read_text())["radet-lite"]["scores"]
+    scores = Detector.from_pretrained("radet-lite").score(list(pictures.values()))
     files = {name: f"{number}.png" for number, name in enumerate(pictures)}
     (tmp_path / "src").mkdir()
     for name, data in pictures.items():
@@ -93,11 +106,11 @@ def test_golden_pictures_score_the_same_alone_in_a_batch_under_load_and_in_parqu
     items = [{"image": base64.b64encode(data).decode(), "external_id": name} for name, data in pictures.items()]
     with load(url, pictures["rocket.jpg"], workers=3):
         batch = ask(f"{url}/v1/score:batch", body={"items": items}).json()["items"]
-    for (name, _), alone, item in zip(pictures.items(), single, batch, strict=True):
+    for name, score, alone, item in zip(pictures, scores, single, batch, strict=True):
         assert alone.status == 200, alone.body
         assert item["error"] is None, item
         for field in EVIDENCE:
-            expected = golden[name][field]
+            expected = getattr(score, field)
             for told in (alone.json()[field], item["result"][field], rows[files[name]][field]):
                 assert told == pytest.approx(expected, abs=1e-5), (name, field)
         assert alone.json()["model_id"] == rows[files[name]]["model_id"]
@@ -133,7 +146,7 @@ def test_overload_is_refused_at_once_and_nothing_else_fails(url: str, picture: b
     assert 'radet_requests_total{code="overloaded",route="/v1/score"}' in batches
 
 
-def test_a_killed_scorer_comes_back_and_costs_no_answer(url: str, picture: bytes) -> None:
+def test_a_killed_scorer_comes_back_and_costs_what_was_in_it(url: str, how: dict[str, Any], picture: bytes) -> None:
     with load(url, picture, workers=3) as answers:
         eventually(lambda: len(answers) > 5)
         (victim,) = scorers()
@@ -141,25 +154,28 @@ def test_a_killed_scorer_comes_back_and_costs_no_answer(url: str, picture: bytes
         before = len(answers)
         eventually(lambda: sum(answer.status == 200 for answer in answers[before:]) > 10, 180)
     counts = Counter(answer.status for answer in answers)
-    # In flight: tried again. Until a new scorer runs: waiting, then refused. Never anything else.
-    assert set(counts) <= {200, 503}, counts
-    assert all(answer.code in {"overloaded", "not_ready"} for answer in answers if answer.status == 503)
+    if how is APART:
+        # In flight: tried again. Until a new scorer runs: waiting, then refused. Never anything else.
+        assert set(counts) <= {200, 503}, counts
+        assert all(answer.code in {"overloaded", "not_ready"} for answer in answers if answer.status == 503)
+    else:
+        assert counts.total() - counts[200] - counts[503] <= 3, counts
     eventually(lambda: ask(f"{url}/readyz", method="GET").status == 200)
 
 
-def test_new_limits_and_thresholds_need_no_restart(url: str, picture: bytes) -> None:
+def test_new_limits_and_thresholds_need_no_restart(url: str, how: dict[str, Any], picture: bytes) -> None:
     before = {process.pid for process in scorers()}
     band = {"real_below": 0.0, "generated_above": 0.001}
-    deploy(front={"max_bytes": 4096}, scorer={"max_batch_size": 2, "band": band})
+    deploy(how, front={"max_bytes": 4096}, scorer={"band": band})
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 413)
     eventually(lambda: ask(f"{url}/v1/score", body=encoded(photo(40, 40), "JPEG")).json()["band"] == band)
     assert {process.pid for process in scorers()} == before
-    deploy()
+    deploy(how)
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 200)
 
 
-def test_scales_up_under_load_and_down_again(url: str, picture: bytes) -> None:
-    deploy(min_replicas=1, max_replicas=2)
+def test_scales_up_under_load_and_down_again(url: str, how: dict[str, Any], picture: bytes) -> None:
+    deploy(how, min_replicas=1, max_replicas=2)
     eventually(lambda: len(scorers()) == 1)
     with load(url, picture, workers=16) as answers:
         eventually(lambda: len(scorers()) == 2, 180)
@@ -168,7 +184,9 @@ def test_scales_up_under_load_and_down_again(url: str, picture: bytes) -> None:
     assert {answer.status for answer in answers} <= {200, 503}
 
 
-def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(url: str, picture: bytes, tmp_path: Path) -> None:
+def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(
+    url: str, how: dict[str, Any], picture: bytes, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(BUNDLED, other)
     config = json.loads((other / "config.json").read_text())
@@ -177,7 +195,7 @@ def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(url: str, p
     old = ask(f"{url}/v1/model", method="GET").json()["model_id"]
     with load(url, picture, workers=2) as answers:
         eventually(lambda: len(answers) > 5)
-        deploy(model=str(other))
+        deploy(how, model=str(other))
         eventually(lambda: answers[-1].json()["model_id"] != old)
         time.sleep(3)
     assert Counter(answer.status for answer in answers) == {200: len(answers)}
@@ -185,34 +203,36 @@ def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(url: str, p
     assert set(ids) == {old, ask(f"{url}/v1/model", method="GET").json()["model_id"]}
 
 
-def test_a_broken_checkpoint_never_takes_over(url: str, picture: bytes, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_never_takes_over(url: str, how: dict[str, Any], picture: bytes, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(BUNDLED, broken)
     golden = json.loads((broken / "golden.json").read_text())
     golden["logit"] = [value + 1 for value in golden["logit"]]
     (broken / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(RuntimeError), load(url, picture, workers=1) as answers:
-        deploy(model=str(broken))
+        deploy(how, model=str(broken))
     assert {answer.status for answer in answers} == {200}
     assert "numeric_selftest_failed" in {problem.code for problem in problems()}
     assert ask(f"{url}/readyz", method="GET").status == 200
-    deploy()
+    deploy(how)
 
 
-def test_readiness_says_what_is_missing(ray_session: None, tmp_path: Path) -> None:
-    from ray import serve
-
+@pytest.mark.parametrize("how", [TOGETHER, APART])
+def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], tmp_path: Path) -> None:
     stop()
     broken = tmp_path / "broken"
     shutil.copytree(BUNDLED, broken)
     (broken / "model.safetensors").write_bytes(b"no tensors")
     port = free_port()
     with pytest.raises(RuntimeError):
-        start(ServeArgs(model=str(broken), **LITTLE), host="127.0.0.1", port=port)
+        start(ServeArgs(model=str(broken), **LITTLE, **how), host="127.0.0.1", port=port)
     url = f"http://127.0.0.1:{port}"
     told = ask(f"{url}/readyz", method="GET")
     assert told.status == 503
     assert "weights_mismatch" in told.json()["checks"]["weights"]["detail"]
     refused = ask(f"{url}/v1/score", body=encoded(Image.new("RGB", (64, 64)), "PNG"))
     assert (refused.status, refused.code) == (503, "not_ready")
-    serve.shutdown()
+    if how is TOGETHER:  # it tries again by itself
+        shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
+        eventually(lambda: ask(f"{url}/readyz", method="GET").status == 200, 120)
+    stop()

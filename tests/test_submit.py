@@ -234,6 +234,11 @@ def test_nodes_started_by_hand_and_a_token(corpus: str, s3: S3Server, tmp_path: 
         refused = radet(*command)
         assert refused.returncode == 2
         assert "wants a token" in refused.stderr
+        direct = ["score", corpus, "--out", str(tmp_path / "out"), "--address", f"127.0.0.1:{gcs}"]
+        for wrong in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token[::-1]}):
+            refused = radet(*direct, **wrong)
+            assert refused.returncode == 2
+            assert "RAY_AUTH_TOKEN" in refused.stderr
         (tmp_path / "token").write_text(token + "\n")
         mode = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
         done = radet(*command, **mode)

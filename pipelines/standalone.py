@@ -1,0 +1,74 @@
+"""Front and scorer in one process: what a replica is on CPUs."""
+
+import asyncio
+from typing import Any
+
+from pipelines.front import Front
+from pipelines.local import LocalScorer
+from pipelines.model import OtherCrop, Scored
+from pipelines.remote import MonitorClient, ScorerClient
+from pipelines.replica import Scorer
+from pipelines.settings import ServiceSettings
+from radet.crop import CropPolicy
+from radet.errors import ModelError, RadetError
+from radet.images import Pixels
+
+_AGAIN_S = 10.0
+
+
+class Standalone:
+    """Without a detector it stays up where no other replica has one: then /readyz says why, and it tries again."""
+
+    def __init__(
+        self,
+        model: str,
+        monitor: MonitorClient,
+        peers: ScorerClient | None,
+        *,
+        replica: str,
+        most: int,
+        allow_url: bool = False,
+        threads: int = 1,
+    ) -> None:
+        """`peers`: all replicas of the service, where there may be several. `most`: requests that Serve lets in."""
+        self._monitor = monitor
+        self._scorer = Scorer(model, device="cpu", most=most, replica=f"{replica}-scorer", tell=monitor.report)
+        self._local = LocalScorer(self._scorer, peers)
+        self.front = Front(self._local, monitor, replica=replica, allow_url=allow_url, fronts=None, threads=threads)
+        self._trying: asyncio.Task[None] | None = None
+
+    async def reconfigure(self, config: dict[str, Any] | None) -> None:
+        """Take new settings, after loading the detector the first time.
+
+        Raises ConfigError; and ModelError where other replicas can score: Serve then keeps those."""
+        settings: ServiceSettings = ServiceSettings.read(config)
+        self.front.reconfigure(settings.front.model_dump())
+        if self._trying is not None:
+            self._trying.cancel()
+            self._trying = None
+        scoring = settings.scorer.model_dump()
+        try:
+            await self._scorer.reconfigure(scoring)
+        except ModelError:
+            if self._scorer.loaded or await self._others():
+                raise
+            self._trying = asyncio.create_task(self._try_on(scoring))
+        self.front.start()
+
+    async def take(self, crop: Pixels, policy: CropPolicy) -> Scored | OtherCrop:
+        """A picture of another replica's batch."""
+        return await self._local.take(crop, policy)
+
+    async def _others(self) -> bool:
+        try:
+            return bool(await self._monitor.models())
+        except Exception:  # noqa: BLE001 - away, for whatever reason: there may be others
+            return True
+
+    async def _try_on(self, scoring: dict[str, Any]) -> None:
+        while not self._scorer.loaded:
+            await asyncio.sleep(_AGAIN_S)
+            try:
+                await self._scorer.reconfigure(scoring)
+            except RadetError:  # it is told to the monitor each time
+                continue

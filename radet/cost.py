@@ -1,0 +1,40 @@
+"""What one score costs: multiply-accumulates, and time against another detector's."""
+
+import statistics
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from radet.detector import Detector
+from radet.onednn import torch_only
+
+_ROUNDS = 3
+
+
+def gmac(detector: Detector) -> float:
+    """Multiply-accumulates of one picture, in 1e9, decoding apart."""
+    with torch.inference_mode(), torch_only(), FlopCounterMode(display=False) as counter:
+        detector.evidence(_crop(detector))
+    return float(counter.get_total_flops()) / 2e9
+
+
+def relative_time(detector: Detector, other: Detector) -> float:
+    """How long a score of `detector` takes where one of `other` takes 1: the median of a few, by turns, here."""
+    shares = []
+    for number in range(_ROUNDS + 1):
+        spent = []
+        for one in (detector, other):
+            begun = time.perf_counter()
+            one.evidence(_crop(one))
+            spent.append(time.perf_counter() - begun)
+        if number:  # the first has found the weights cold
+            shares.append(spent[0] / spent[1])
+    return statistics.median(shares)
+
+
+def _crop(detector: Detector) -> NDArray[np.uint8]:
+    size = detector.config.crop.size
+    return np.zeros((1, size, size, 3), np.uint8)

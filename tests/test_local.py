@@ -1,0 +1,157 @@
+"""A scorer in its front's process, alone and with others beside it."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.failures import RequestError
+from pipelines.local import LocalScorer
+from pipelines.model import OtherCrop, Scored
+from pipelines.readiness import until_ready
+from pipelines.remote import ScorerClient
+from pipelines.replica import Scorer
+from pipelines.standalone import Standalone
+from radet.crop import CropPolicy
+from radet.errors import ConfigError, ModelError
+from radet.images import Pixels
+
+from .service import LocalMonitor
+from .test_monitor import FACTS, scorer
+
+BUNDLED = Path(__file__).parent.parent / "radet" / "weights" / "radet-lite"
+SETTINGS = {"scorer": {"max_batch_size": 2, "batch_wait_ms": 0}}
+
+
+class Peers:
+    """The other replicas: all of a picture that is sent to them is that it was."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def score(self, crop: Pixels, policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:
+        assert patient
+        self.asked += 1
+        return OtherCrop(facts=FACTS)
+
+    async def explain(self, *_: Any) -> Any:
+        raise AssertionError("explanations stay where they are asked for")
+
+
+async def local(peers: ScorerClient | None = None) -> tuple[LocalScorer, Pixels, CropPolicy]:
+    monitor = LocalMonitor()
+    one = Scorer("radet-lite", device="cpu", most=64, replica="a", tell=monitor.report)
+    await one.reconfigure(SETTINGS["scorer"])
+    (facts,) = await monitor.models()
+    crop = np.random.default_rng(3).integers(0, 255, (facts.policy.size, facts.policy.size, 3), np.uint8)
+    return LocalScorer(one, peers), crop, facts.policy
+
+
+async def together(calls: list[Coroutine[Any, Any, Any]]) -> tuple[int, int]:
+    """How many were scored, and how many refused."""
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in found if isinstance(answer, RequestError) and answer.code == "overloaded"]
+    return sum(isinstance(answer, Scored) for answer in found), len(refused)
+
+
+def test_single_pictures_are_refused_beyond_three_batches_and_patient_ones_wait() -> None:
+    async def run() -> None:
+        here, crop, policy = await local()
+        calls = [here.score(crop, policy) for _ in range(9)]
+        assert await together(calls) == (6, 3)
+        waiting = [here.score(crop, policy, patient=True) for _ in range(9)]
+        assert await together(waiting) == (9, 0)
+        mixed = [here.score(crop, policy, patient=True) for _ in range(9)]
+        assert await together([*mixed, here.score(crop, policy)]) == (10, 0), "a batch takes no single picture's place"
+        assert await together([here.score(crop, policy)]) == (1, 0), "places are given back"
+
+    asyncio.run(run())
+
+
+def test_what_is_too_much_of_a_batch_goes_to_the_other_replicas() -> None:
+    async def run() -> None:
+        peers = Peers()
+        here, crop, policy = await local(peers)
+        assert await together([here.score(crop, policy, patient=True) for _ in range(8)]) == (6, 0)
+        assert peers.asked == 2
+        assert await together([here.take(crop, policy) for _ in range(8)]) == (8, 0), "what came from there stays here"
+        assert await together([here.score(crop, policy) for _ in range(8)]) == (6, 2), "single pictures do not travel"
+        assert peers.asked == 2
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    shutil.copytree(BUNDLED, tmp_path / "broken")
+    golden = json.loads((tmp_path / "broken" / "golden.json").read_text())
+    golden["logit"] = [value + 1 for value in golden["logit"]]
+    (tmp_path / "broken" / "golden.json").write_text(json.dumps(golden))
+    return tmp_path / "broken"
+
+
+def test_without_a_detector_it_stays_up_to_say_why_and_tries_again(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.standalone._AGAIN_S", 0.05)
+
+    async def run() -> None:
+        monitor = LocalMonitor()
+        one = Standalone(str(broken), monitor, None, replica="a", most=64)
+        await one.reconfigure(SETTINGS)
+        _, problems = await one.front.readiness()
+        assert [problem.code for problem in problems] == ["numeric_selftest_failed"]
+        with pytest.raises(ModelError, match="golden"):
+            await until_ready(monitor)
+        shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
+        async with asyncio.timeout(60):
+            while not await monitor.models():
+                await asyncio.sleep(0.05)
+            await until_ready(monitor)
+        assert (await one.front.readiness())[1] == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_where_others_can_score_a_broken_detector_is_an_error(broken: Path, away: bool) -> None:
+    async def run() -> None:
+        monitor = LocalMonitor()
+        await monitor.report(scorer("old"))
+        monitor.away = away
+        one = Standalone(str(broken), monitor, None, replica="a", most=64)
+        with pytest.raises(ModelError, match="golden"):
+            await one.reconfigure(SETTINGS)
+
+    asyncio.run(run())
+
+
+def test_settings_that_cannot_be_are_an_error_whoever_is_ready() -> None:
+    async def run() -> None:
+        one = Standalone(str(BUNDLED), LocalMonitor(), None, replica="a", most=64)
+        with pytest.raises(ConfigError, match=r"scorer\.max_batch_size"):
+            await one.reconfigure({"scorer": {"max_batch_size": 0}})
+        band = {"real_below": 0.9, "generated_above": 0.1}
+        with pytest.raises(ConfigError, match="real_below"):
+            await one.reconfigure({"scorer": {"max_batch_size": 2, "band": band}})
+
+    asyncio.run(run())
+
+
+def test_rates_are_shared_by_as_many_as_report() -> None:
+    async def run() -> None:
+        monitor = LocalMonitor()
+        one = Standalone(str(BUNDLED), monitor, None, replica="a", most=64)
+        await one.reconfigure(SETTINGS)
+        await one.front.readiness()
+        assert one.front.door.fronts == 1
+        await monitor.report(scorer("b"))
+        await one.front.readiness()
+        assert one.front.door.fronts == 2
+
+    asyncio.run(run())
