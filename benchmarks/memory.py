@@ -41,7 +41,7 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tup
     samples = []
     begun = time.monotonic()
     while process.poll() is None:
-        roles = find_roles()
+        roles = find_roles(process.pid)
         uss: defaultdict[str, int] = defaultdict(int)
         rss: defaultdict[str, int] = defaultdict(int)
         for one, role in roles:
@@ -57,9 +57,13 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, dict[str, tup
     return samples
 
 
-def find_roles() -> list[tuple[psutil.Process, str]]:
-    found = []
-    for one in psutil.process_iter():
+def find_roles(driver: int) -> list[tuple[psutil.Process, str]]:
+    """The driver and what it has started, by role."""
+    found: list[tuple[psutil.Process, str]] = []
+    processes: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        processes = [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]
+    for one in processes:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             line = " ".join(one.cmdline())
             found += [(one, name) for mark, name in ROLES.items() if mark in line][:1]

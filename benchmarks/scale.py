@@ -114,7 +114,7 @@ class Run:
     def _watch(self) -> None:
         while self._process.poll() is None:
             largest: dict[str, int] = {}
-            for one, role in find_roles():
+            for one, role in find_roles(self._process.pid):
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     largest[role] = max(largest.get(role, 0), one.memory_info().rss)
             self.memory.append((self.rows(), largest))

@@ -70,7 +70,7 @@ class TrainScreen(TrainWatcher):
         if np.isfinite(report["drift_real"]) and report["drift_real"] > 0:
             state += f" · drift generated/real {report['drift_generated'] / report['drift_real']:.2f}"
         self._show(step + 1, steps, epoch=epoch, state=state)
-        for name, value in report.items():
+        for name, value in _finite(report).items():
             self._writer.add_scalar(f"step/{name}", value, epoch * steps + step)
 
     def _show(self, done: int, total: int, *, epoch: int, state: str) -> None:
@@ -83,7 +83,7 @@ class TrainScreen(TrainWatcher):
             f"epoch {epoch['epoch']:.0f}: loss {epoch['loss']:.3f}, validation AUROC {epoch['val_auroc']:.3f}, "
             f"AP {epoch['val_ap']:.3f}"
         )
-        for name, value in epoch.items():
+        for name, value in _finite(epoch).items():
             self._writer.add_scalar(f"epoch/{name}", value, int(epoch["epoch"]))
 
     def settling(self) -> None:
@@ -112,7 +112,7 @@ def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         detector = finish(run, provenance, folder)
-        lines = [json.dumps(epoch) for epoch in run.progress.history]
+        lines = [json.dumps(_finite(epoch)) for epoch in run.progress.history]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         target = open_folder(job.out)
         for file in sorted(events.iterdir()):
@@ -142,3 +142,8 @@ def _show(console: Console, job: TrainJob, trained: Trained, detector: Detector)
     console.print(
         f"Checkpoint: {job.out} ({detector.model_id}); score with it: radet score SRC --model {job.out} --out OUT"
     )
+
+
+def _finite(told: dict[str, float]) -> dict[str, float]:
+    """Without what a recipe has not: the drift of one that has no probe."""
+    return {name: value for name, value in told.items() if np.isfinite(value)}

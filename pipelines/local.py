@@ -15,7 +15,7 @@ from radet.crop import CropPolicy
 if TYPE_CHECKING:
     from radet.images import Pixels
 
-_BATCHES = 3  # pictures of so many batches are taken in: one is computed, and two wait for a core that was lent out
+_BATCHES = 3  # single pictures are taken in for so many: one that is computed, and two that wait
 
 
 class LocalScorer:

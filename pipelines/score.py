@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from radet.detector import Detector
 
 _SHARDS_AHEAD = 16
+_ASK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +125,12 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
             tally = Tally()
             # With nothing new, as on most nights for most corpora, there is no pipeline to start.
             batches = _batches(job, request, config, plan, coordinator) if opening["new"] else iter(())
+            progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
             for told in batches:
                 tally.add(told)
-                watcher.moved(tally, ray.get(coordinator.progress.remote()))
+                if time.monotonic() > asked + _ASK_EVERY_S:  # not for each batch: the coordinator has inputs to look up
+                    progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
+                watcher.moved(tally, progress)
                 if lease.lost:
                     raise ConfigError(f"another run has taken over {job.out}: this one stops without committing")
             seconds = time.perf_counter() - begun
@@ -192,7 +196,13 @@ def _batches(
             compute=ActorPoolStrategy(min_size=plan.scorers, max_size=most),
         )
         .map_batches(
-            partial(_stage, ledger=ledger, run=request.run), batch_size=None, batch_format="pyarrow", num_cpus=0.01
+            partial(_stage, ledger=ledger, run=request.run),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0.01,
+            # Each takes a fraction of the time that scoring does. Without a limit Ray starts a process for every batch
+            # that waits, dozens of them, as soon as the driver is slow to take what is staged.
+            compute=TaskPoolStrategy(size=plan.scorers + 1),
         )
     )
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):

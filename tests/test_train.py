@@ -26,7 +26,7 @@ from radet.errors import ConfigError
 from radet.order import Portion
 from radet.recipe import Recipe
 
-from .conftest import RADET, S3Server
+from .conftest import RADET, ROOT, S3Server
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
 pytestmark = pytest.mark.ray
@@ -90,6 +90,23 @@ def test_one_command_gives_a_calibrated_checkpoint(corpus: Corpus, trained: Path
     assert any((trained / "tensorboard").iterdir())
     assert "radet train" in (trained / "README.md").read_text(encoding="utf-8")
     assert run([RADET, "models", "selftest", str(trained)]).returncode == 0
+
+
+def test_a_published_rival_is_a_recipe(corpus: Corpus, tmp_path: Path) -> None:
+    """jobs/train-ferretnet.yaml: a residual CNN, no probe and no encoder pass."""
+    given = Recipe.read(ROOT / "jobs" / "train-ferretnet.yaml")
+    tiny = corpus.recipe
+    file = corpus.write(replace(given, epochs=1, encoder=tiny.encoder, crop=tiny.crop, lowlevel_width=8))
+    done = run(corpus.command(tmp_path / "out", config=file))
+    assert done.returncode == 0, done.stderr
+    assert "NaN" not in done.stderr + (tmp_path / "out" / "metrics.jsonl").read_text()
+    (epoch,) = history(tmp_path / "out")
+    assert {"val_auroc", "val_auroc_lowlevel"} <= set(epoch)
+    assert not {"drift_real", "val_auroc_semantic"} & set(epoch)
+    picture = next((corpus.val / "source0" / "0_real").iterdir())
+    (score,) = Detector.from_pretrained(tmp_path / "out").score([picture])
+    assert (score.status, score.drift_cosine, score.logit_semantic) == ("ok", None, None)
+    assert score.logit == pytest.approx(score.logit_lowlevel, rel=0.1, abs=0.1)  # but for the fusion's two numbers
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
