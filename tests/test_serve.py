@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import urllib3
 import yaml
 from PIL import Image
 
@@ -27,7 +29,7 @@ from radet import Detector
 
 from .bad_inputs import encoded, photo
 from .client import ask, eventually, load
-from .conftest import free_port
+from .conftest import RADET, free_port
 from .contract.test_golden_scores import images as golden_images
 from .test_routes import EVIDENCE
 
@@ -236,3 +238,43 @@ def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], 
         shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
         eventually(lambda: ask(f"{url}/readyz", method="GET").status == 200, 120)
     stop()
+
+
+@pytest.mark.parametrize("options", [[], ["--haproxy"]])
+def test_the_command_serves_until_it_is_stopped(picture: bytes, options: list[str]) -> None:
+    port = free_port()
+    command = [RADET, "serve", "--port", str(port), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: ready(url), 180)
+        answer = ask(f"{url}/v1/score", body=picture)
+        (expected,) = Detector.from_pretrained("radet-lite").score([picture])
+        assert answer.status == 200, answer.body
+        assert answer.json()["p_generated"] == pytest.approx(expected.p_generated, abs=1e-5)
+        by_haproxy = any(child.name() == "haproxy" for child in psutil.Process(process.pid).children(recursive=True))
+        assert by_haproxy == bool(options)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 0, told
+    assert "Ready:" in told
+    assert "Traceback" not in told
+
+
+def test_haproxy_is_the_clusters_choice() -> None:
+    done = subprocess.run(
+        [RADET, "serve", "--haproxy", "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "RAY_SERVE_ENABLE_HA_PROXY=1" in done.stderr.replace("\n", " ")
+
+
+def ready(url: str) -> bool:
+    try:
+        return ask(f"{url}/readyz", method="GET").status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
