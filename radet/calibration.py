@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
+from radet.errors import ConfigError
 from radet.metrics import auroc, expected_calibration_error, quantiles, share_interval, threshold_at
 from radet.score import Verdict
 
@@ -37,11 +38,16 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
 def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> CalibrationConfig:
     """p = sigmoid(scale * logit + offset), by maximum likelihood with both classes given the same weight.
 
-    So p is the probability at even odds, whatever the mixture of the validation data (Platt 1999).
+    So p is the probability at even odds, whatever the mixture of the validation data (Platt 1999). Raises ConfigError
+    where the logit is no better than chance, so that no increasing map makes a probability of it.
     """
     logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, bool)
     (scale,), offset = _logistic_regression(logit[:, None], label, np.ones(1), [(None, None)], ridge=0.0)
     scale = float(scale)
+    if scale <= 0:
+        found = f"the detector is no better than chance on {fitted_on} (AUROC {auroc(logit, label):.3f})"
+        mend = "train for longer, on more pictures, or look at the labels"
+        raise ConfigError(f"nothing to calibrate: {found}: {mend}")
     p_N = sigmoid(scale * logit + offset)
     return CalibrationConfig(
         scale=scale,

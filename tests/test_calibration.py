@@ -5,7 +5,7 @@ import pytest
 
 from radet.calibration import fit_fusion, fit_platt, fit_thresholds, fit_verdict, probability, sigmoid, verdicts
 from radet.config import CalibrationConfig, VerdictConfig
-from radet.errors import ModelError
+from radet.errors import ConfigError, ModelError
 
 RNG = np.random.default_rng(0)
 LABEL = RNG.random(4000) < 0.25
@@ -65,6 +65,11 @@ def test_configs_that_cannot_be() -> None:
         CalibrationConfig(scale=-1.0, offset=0.0, **words)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="real_below"):
         VerdictConfig(real_below=0.6, generated_above=0.5, target_fpr=0.05, target_fnr=0.05)
+
+
+def test_what_is_no_better_than_chance_is_said_so() -> None:
+    with pytest.raises(ConfigError, match=r"no better than chance on noise \(AUROC 0\.[0-4]"):
+        fit_platt(-LOGIT, LABEL, "noise")
 
 
 def test_fusion_weighs_branches_by_what_they_are_worth() -> None:

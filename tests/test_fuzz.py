@@ -37,7 +37,7 @@ EVIDENCE = {"logit": 0.0, "p_generated": 0.5, "verdict": "uncertain"}
 class Standing:
     """A scorer that is asked for a crop, and nothing else."""
 
-    async def score(self, crop: np.ndarray[Any, Any], policy: CropPolicy) -> Scored:
+    async def score(self, crop: np.ndarray[Any, Any], policy: CropPolicy, *, patient: bool) -> Scored:
         assert crop.shape == (policy.size, policy.size, 3)
         assert crop.dtype == np.uint8
         return Scored(evidence=EVIDENCE, model_id="m", band=None, queue_s=0.0, inference_s=0.0, batch=1)

@@ -186,6 +186,26 @@ def test_scales_up_under_load_and_down_again(url: str, how: dict[str, Any], pict
     assert {answer.status for answer in answers} <= {200, 503}
 
 
+def test_one_caller_with_batches_gets_a_second_replica(url: str, how: dict[str, Any], picture: bytes) -> None:
+    """What one replica has no room for is asked of all of them, and counts as load."""
+    deploy(how, min_replicas=1, max_replicas=2)
+    eventually(lambda: len(scorers()) == 1, 180)
+    batch = {"items": [{"image": base64.b64encode(picture).decode()}] * 24}
+    (expected,) = Detector.from_pretrained("radet-lite").score([picture])
+
+    def twice_as_many() -> bool:
+        answer = ask(f"{url}/v1/score:batch", body=batch)
+        assert answer.status == 200, answer.body
+        for item in answer.json()["items"]:
+            assert item["result"]["p_generated"] == pytest.approx(expected.p_generated, abs=1e-5), item
+        return len(scorers()) == 2
+
+    eventually(twice_as_many, 180)
+    eventually(lambda: b'radet_replicas{kind="scorer"} 2.0' in ask(f"{url}/metrics", method="GET").body)
+    assert twice_as_many()
+    eventually(lambda: len(scorers()) == 1, 180)
+
+
 def test_a_new_model_is_rolled_out_under_load_with_no_failed_request(
     url: str, how: dict[str, Any], picture: bytes, tmp_path: Path
 ) -> None:
