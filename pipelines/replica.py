@@ -43,7 +43,8 @@ class Scorer:
         self._tell = tell
         self._meters = Meters(replica)
         self._detector: Detector | None = None
-        self._facts: ModelFacts | None = None
+        self._of_checkpoint: ModelFacts | None = None
+        self._facts: ModelFacts | None = None  # once its thresholds are what was asked for, too
         self._own: VerdictConfig | None = None
         self._fresh: list[tuple[float, float | None]] = []
         self._reporting: asyncio.Task[None] | None = None
@@ -151,9 +152,9 @@ class Scorer:
         detector = self._loaded
         verdict = self._own if band is None else _verdict(detector, band)
         detector.config = replace(detector.config, verdict=verdict)
-        assert self._facts is not None
+        assert self._of_checkpoint is not None
         self._facts = replace(
-            self._facts,
+            self._of_checkpoint,
             model_id=detector.model_id,
             band=None if verdict is None else (verdict.real_below, verdict.generated_above),
         )
@@ -170,7 +171,7 @@ class Scorer:
         config = detector.config
         calibration, reference = config.calibration, config.reference
         self._own = config.verdict
-        self._facts = ModelFacts(
+        self._of_checkpoint = ModelFacts(
             name=config.name,
             description=config.description,
             model_id=tested.model_id,

@@ -143,6 +143,19 @@ def test_settings_that_cannot_be_are_an_error_whoever_is_ready() -> None:
     asyncio.run(run())
 
 
+def test_no_picture_passes_before_its_thresholds_are_what_was_asked_for() -> None:
+    async def run() -> None:
+        one = Standalone(str(BUNDLED), LocalMonitor(), None, replica="a", most=64)
+        band = {"real_below": 0.9, "generated_above": 0.1}
+        with pytest.raises(ConfigError):
+            await one.reconfigure({"scorer": {"max_batch_size": 2, "band": band}})
+        policy = CropPolicy()
+        with pytest.raises(ModelError):
+            await one.take(np.zeros((policy.size, policy.size, 3), np.uint8), policy)
+
+    asyncio.run(run())
+
+
 def test_rates_are_shared_by_as_many_as_report() -> None:
     async def run() -> None:
         monitor = LocalMonitor()
