@@ -1,6 +1,6 @@
 """The end of a run: staged blocks become parts, an index and a manifest.
 
-Memory is bounded by one block, one part being written, and 25 bytes per input for the choice of rows.
+Memory is bounded by one block, one row group being written, and what pipelines.choice holds: one byte per input.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.choice import Choice
 from pipelines.index import Index
 from pipelines.ledger import INDEX, PARTS, RUNS, Ledger, run_of
 from pipelines.schema import JOIN, SAME, SCORE, SCORED
@@ -76,24 +77,15 @@ class Commit:
     def _choose(self) -> list[npt.NDArray[np.bool_]]:
         """Which row of which block stands for each input: a mask per block.
 
-        An input can be staged twice: a task was retried, a JOIN lost its owner, a file changed before a resumption. The
-        row of the latest run wins, and within a run one that has its own score.
+        The row of the latest run wins, and within a run one that has its own score.
         """
         runs = sorted({run_of(name) for name in self._blocks})
-        keys, ranks = [np.empty((0, 2), dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
-        for name, table in self._ledger.blocks(["_key", "_kind"], self._blocks):
-            raw = b"".join(table["_key"].to_pylist())
-            keys.append(np.frombuffer(raw, dtype=np.uint64).reshape(-1, 2))
-            joined = table["_kind"].to_numpy() == JOIN
-            ranks.append(runs.index(run_of(name)) * 2 + ~joined)
-        lengths = [len(rank) for rank in ranks[1:]]
-        key, rank = np.concatenate(keys), np.concatenate(ranks)
-        order = np.lexsort((rank, key[:, 1], key[:, 0]))
-        last = np.ones(len(order), dtype=bool)
-        last[:-1] = (key[order[1:]] != key[order[:-1]]).any(axis=1)
-        keep = np.zeros(len(order), dtype=bool)
-        keep[order[last]] = True
-        return np.split(keep, np.cumsum(lengths)[:-1]) if lengths else []
+        with tempfile.TemporaryDirectory(prefix="radet-commit-") as scratch:
+            choice = Choice(Path(scratch), self._index.expected)
+            for name, table in self._ledger.blocks(["_key", "_kind"], self._blocks):
+                own_score = table["_kind"].to_numpy() != JOIN
+                choice.add(b"".join(table["_key"].to_pylist()), runs.index(run_of(name)) * 2 + own_score)
+            return choice.masks()
 
     def _kept(self, keep: list[npt.NDArray[np.bool_]], columns: list[str] | None = None) -> Iterator[pa.Table]:
         for (_, table), mask in zip(self._ledger.blocks(columns, self._blocks), keep, strict=True):
@@ -113,7 +105,8 @@ class Commit:
             for part in (part for manifest in reversed(committed) for part in manifest["parts"]):
                 if not wanted:
                     break
-                self._take(self._ledger.read(part["name"]), wanted, found)
+                for rows in self._ledger.pieces(part["name"]):
+                    self._take(rows, wanted, found)
         if wanted:
             raise IncompleteError(f"{len(wanted):,} duplicates without a scored original: run the same command again")
         return pa.concat_tables(found)

@@ -35,6 +35,7 @@ RUNS = "_runs/"
 STAGING = "_staging/"
 
 _READ_AHEAD = 8  # blocks
+_PIECE_ROWS = 20_000
 _STAGED_COLUMNS = ["_key", "_version", "sha256", "_retry", "_kind"]
 
 INDEX = pa.schema(
@@ -105,6 +106,12 @@ class Ledger:
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(io.BytesIO(self.folder.read(name)), columns=columns)
 
+    def pieces(self, name: str) -> Iterator[pa.Table]:
+        """A file of any size, a few thousand rows in memory at a time."""
+        with self.folder.on_disk(name) as path, pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PIECE_ROWS):
+                yield pa.Table.from_batches([batch])
+
     def blocks(
         self, columns: list[str] | None = None, names: list[str] | None = None
     ) -> Iterator[tuple[str, pa.Table]]:
@@ -122,8 +129,8 @@ class Ledger:
         if not self.rescore:
             for manifest in self.manifests():
                 if manifest["model_id"] == self.model_id:
-                    for batch in self.read(manifest["index"]["name"]).to_batches(max_chunksize=50_000):
-                        index.add_committed(map(Known._make, zip(*(c.to_pylist() for c in batch.columns), strict=True)))
+                    for rows in self.pieces(manifest["index"]["name"]):
+                        index.add_committed(map(Known._make, zip(*(c.to_pylist() for c in rows.columns), strict=True)))
         with_joins = []
         for name, block in self.blocks(_STAGED_COLUMNS):
             joins = pc.equal(block["_kind"], JOIN)

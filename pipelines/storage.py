@@ -5,8 +5,10 @@ Every write is atomic: a reader sees the whole file or none. Names are relative,
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,6 +33,9 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
+    def on_disk(self, name: str) -> AbstractContextManager[Path]:
+        """The file on this machine's disk, to be read only and only inside. Raises FileNotFoundError."""
+
     def write(self, name: str, data: bytes) -> None:
         """Create or replace, atomically."""
 
@@ -53,6 +58,12 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
+
+    @contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        if not (self.root / name).is_file():
+            raise FileNotFoundError(self.root / name)
+        yield self.root / name
 
     def write(self, name: str, data: bytes) -> None:
         temporary = self._temporary(name)
@@ -106,12 +117,16 @@ class S3Folder:
         return f"s3://{self.bucket}/{self.prefix}{name}"
 
     def read(self, name: str) -> bytes:
-        try:
-            return s3.get(self.object_url(name))
-        except FetchError as error:
-            if error.code == "not_found":
-                raise FileNotFoundError(self.object_url(name)) from error
-            raise
+        with self._found(name) as url:
+            return s3.get(url)
+
+    @contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="radet-read-") as scratch:
+            target = Path(scratch, "file")
+            with self._found(name) as url:
+                s3.download(url, target)
+            yield target
 
     def write(self, name: str, data: bytes) -> None:
         s3.put(self.object_url(name), data)
@@ -128,6 +143,16 @@ class S3Folder:
 
     def delete(self, names: Iterable[str]) -> None:
         s3.delete(self.bucket, [self.prefix + name for name in names])
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[str]:
+        """The object's url; that it is not there is FileNotFoundError, as of a local file."""
+        try:
+            yield self.object_url(name)
+        except FetchError as error:
+            if error.code == "not_found":
+                raise FileNotFoundError(self.object_url(name)) from error
+            raise
 
 
 def open_folder(url: str) -> LocalFolder | S3Folder:
