@@ -26,7 +26,7 @@ from pipelines.sink import read_scores
 ROLES = {
     "radet score": "driver",
     "radet evaluate": "driver",
-    "benchmarks.scale drive": "driver",
+    "benchmarks.scale_run": "driver",
     "ray::Coordinator": "coordinator",
     "ray::MapWorker(MapBatches(Scorer))": "scorer",
     "ray::MapBatches(_load)": "loader",

@@ -32,8 +32,6 @@ import pipelines.s3
 from benchmarks.machine import save
 from benchmarks.memory import find_roles
 from benchmarks.tiny import pictures, write_checkpoint, write_parquet
-from pipelines.coordinator import Progress
-from pipelines.score import ScoreJob, Tally, Watcher, score
 from pipelines.sink import read_scores
 from tests.conftest import start_s3
 
@@ -41,33 +39,8 @@ _KILLS = ((0.1, "driver"), (0.2, "node"))
 _EARLY_ROWS = 10_000
 
 
-class Recorder(Watcher):
-    """A line a staged batch: seconds since the process began, what happened, rows so far."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
-        self._begun = psutil.Process().create_time()
-
-    def tell(self, **what: Any) -> None:
-        self._file.write(json.dumps({"at": time.time() - self._begun, **what}) + "\n")
-
-    def opened(self, source: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
-        self.tell(opened=facts["staged"])
-
-    def moved(self, tally: Tally, progress: Progress) -> None:  # noqa: ARG002
-        self.tell(rows=tally.rows)
-
-    def committing(self) -> None:
-        self.tell(committing=True)
-
-
-def drive(src: str, out: str, model: str, log: str) -> None:
-    """One run, in a process of its own."""
-    recorder = Recorder(Path(log))
-    manifest = score(
-        ScoreJob(src=src, out=out, model=model, ids="id" if any(Path(src).glob("*.parquet")) else None), recorder
-    )
-    recorder.tell(ended=manifest["rows"])
+#: Role -> the largest resident set, and the largest share of it that no other process may hold too; bytes.
+Memory = dict[str, tuple[int, int]]
 
 
 class Run:
@@ -77,9 +50,9 @@ class Run:
         self.log = folder / f"run-{number}.jsonl"
         self.log.touch()
         with (folder / f"run-{number}.err").open("wb") as errors:
-            command = [sys.executable, "-m", "benchmarks.scale", "drive", *arguments, str(self.log)]
+            command = [sys.executable, "-m", "benchmarks.scale_run", *arguments, str(self.log)]
             self._process = subprocess.Popen(command, stdout=errors, stderr=errors)
-        self.memory: list[tuple[int, dict[str, int]]] = []  # rows, role -> largest RSS in bytes
+        self.memory: list[tuple[int, Memory]] = []  # after so many rows
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -113,10 +86,11 @@ class Run:
 
     def _watch(self) -> None:
         while self._process.poll() is None:
-            largest: dict[str, int] = {}
+            largest: Memory = {}
             for one, role in find_roles(self._process.pid):
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    largest[role] = max(largest.get(role, 0), one.memory_info().rss)
+                    found, (rss, own) = one.memory_info(), largest.get(role, (0, 0))
+                    largest[role] = max(rss, found.rss), max(own, found.rss - found.shared)
             self.memory.append((self.rows(), largest))
             time.sleep(2)
 
@@ -150,18 +124,23 @@ def rates(told: list[dict[str, Any]]) -> dict[str, float]:
     return {"first_tenth": first, "last_tenth": last, "whole": slope(done >= 0), "last_over_first": last / first}
 
 
-def memory(samples: list[tuple[int, dict[str, int]]]) -> dict[str, dict[str, float]]:
-    """MiB by role when the first rows were through, and in the last tenth."""
+def memory(samples: list[tuple[int, Memory]]) -> dict[str, dict[str, dict[str, float]]]:
+    """MiB by role when the first rows were through, and in the last tenth: all (RSS, which counts the pages of the
+    object store that a process has ever looked at), and its own."""
     end = max(rows for rows, _ in samples)
     early = [largest for rows, largest in samples if _EARLY_ROWS <= rows <= max(3 * _EARLY_ROWS, end // 20)]
     late = [largest for rows, largest in samples if rows >= 0.9 * end]
-    found = {}
-    for role in sorted({role for largest in early for role in largest}):
-        first = max(largest.get(role, 0) for largest in early) / 2**20
-        last = max(largest.get(role, 0) for largest in late) / 2**20
-        if not last:
-            continue  # had nothing left to do
-        found[role] = {"early_mib": round(first), "late_mib": round(last), "growth": round(last / first - 1, 3)}
+    roles = {role for largest in early for role in largest} & {role for largest in late for role in largest}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for role in sorted(roles):
+        found[role] = {}
+        for kind, name in enumerate(("rss", "own")):
+            first, last = (max(m[role][kind] for m in part if role in m) / 2**20 for part in (early, late))
+            found[role][name] = {
+                "early_mib": round(first),
+                "late_mib": round(last),
+                "growth": round(last / first - 1, 3),
+            }
     return found
 
 
@@ -210,9 +189,6 @@ def measure(folder: Path, src: str, out: str, images: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["drive"]:
-        drive(*sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--source", choices=["parquet", "s3"], default="parquet")

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
+from pipelines.block_stats import ForgetBlockStats
 from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _SHARDS_AHEAD = 16
 _ASK_EVERY_S = 0.5
+_BATCHES_AHEAD = 16  # of crops, for each scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,10 +169,17 @@ def _batches(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [ForgetBlockStats]
     ledger = Ledger(open_folder(job.out), model_id=request.model_id, rescore=job.rescore)
     # The pool starts as large as the cluster is: Ray shrinks one that may shrink while the first files are being read,
     # and is slow to let it grow back. It grows where the cluster does.
     most = plan.scorers if job.address is None or job.workers is not None else None
+    # Without a limit loaders run ahead until a share of the object store is full: of small crops that are hundreds of
+    # batches, which a killed driver fetches again. A pool that grows is left to Ray: nobody knows how far.
+    crops = _BATCHES_AHEAD * plan.scorers * plan.block * config.crop.size**2 * 3
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=None if most is None else crops
+    )
     dataset = (
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(
