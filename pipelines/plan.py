@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 from pipelines.coordinator import Progress
+from radet.crop import CropPolicy
+
+_AHEAD_OF_SCORER = 16  # batches
+_AHEAD_OF_LOADER = 4  # Ray counts two that a task has begun to write, of about half of what all stages may hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,15 @@ class Plan:
         if progress.listing or not progress.counts.new:
             return self
         return replace(self, scorers=min(self.scorers, math.ceil(progress.counts.new / self.block)))
+
+    def store_bytes(self, crop: CropPolicy) -> int:
+        """What the object store may hold of a run: enough that no scorer waits and every loader may write its batches.
+
+        Without a limit loaders run ahead until a share of the store is full: of small crops that are hundreds of
+        batches, which have to be fetched again when the driver is killed.
+        """
+        batches = _AHEAD_OF_SCORER * self.scorers + _AHEAD_OF_LOADER * self.loaders
+        return batches * self.block * crop.size**2 * 3
 
     @property
     def device(self) -> str:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 _SHARDS_AHEAD = 16
 _ASK_EVERY_S = 0.5
-_BATCHES_AHEAD = 16  # of crops, for each scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,12 +173,9 @@ def _batches(
     # The pool starts as large as the cluster is: Ray shrinks one that may shrink while the first files are being read,
     # and is slow to let it grow back. It grows where the cluster does.
     most = plan.scorers if job.address is None or job.workers is not None else None
-    # Without a limit loaders run ahead until a share of the object store is full: of small crops that are hundreds of
-    # batches, which a killed driver fetches again. A pool that grows is left to Ray: nobody knows how far.
-    crops = _BATCHES_AHEAD * plan.scorers * plan.block * config.crop.size**2 * 3
-    context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=None if most is None else crops
-    )
+    # A pool that grows is left to Ray: nobody knows how far.
+    limits = ExecutionResources.for_limits(object_store_memory=None if most is None else plan.store_bytes(config.crop))
+    context.execution_options.resource_limits = limits
     dataset = (
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(

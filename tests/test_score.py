@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 import pipelines.s3
+from benchmarks.tiny import write_checkpoint, write_parquet
+from pipelines.coordinator import Progress
 from pipelines.items import is_image_name
 from pipelines.plan import Plan
 from pipelines.score import ScoreJob, Tally, Watcher, score
 from pipelines.sink import read_scores
 from radet import Detector
+from radet.crop import CropPolicy
 
 from .bad_inputs import write_bad_inputs
 from .conftest import S3Server, write_corpus
@@ -233,6 +236,31 @@ def test_every_plan_fits_the_cluster_and_keeps_the_stages_apart(cpus: int, gpus:
     assert plan.scorers * plan.scorer_gpus <= gpus
     assert plan.scorer_cpus <= 0.5, "else no node may have room for one, however many there are"
     assert (plan.loader_cpus, 0) != (plan.scorer_cpus, plan.scorer_gpus), "Ray fuses stages that ask for the same"
+    crop = CropPolicy(resize=56, size=56)
+    batches = plan.store_bytes(crop) / (plan.block * 56 * 56 * 3)
+    # Of the limit Ray sets an eighth aside for each of the other three stages, and counts two batches of a loader's
+    # before they are there.
+    assert 5 / 8 * batches >= 2 * plan.loaders + 2 * plan.scorers, "every loader may work while every scorer does"
+
+
+@pytest.mark.slow
+def test_loaders_are_a_bounded_number_of_batches_ahead(tmp_path: Path) -> None:
+    """Small crops, of which the object store holds thousands, and loaders that are several times as fast as scorers."""
+    write_parquet(tmp_path / "src", 8_000)
+    write_checkpoint(tmp_path / "tiny")
+    ahead: list[int] = []
+
+    class Distance(Watcher):
+        def moved(self, tally: Tally, progress: Progress) -> None:
+            ahead.append(progress.counts.new - tally.rows)
+
+    score(ScoreJob(src=str(tmp_path / "src"), out=str(tmp_path / "out"), model=str(tmp_path / "tiny")), Distance())
+    plan = Plan.of({"CPU": 2}, None)
+    crop = CropPolicy(resize=56, size=56)
+    held = plan.store_bytes(crop) // (56 * 56 * 3)
+    assert held < 4_000
+    # Inputs are admitted a row group at a time, and each of two loaders has one at work.
+    assert max(ahead) <= held + 2 * 1_000 + 2 * plan.block, "were it not for the limit, nearly all of them"
 
 
 def test_tallies_add_up() -> None:
