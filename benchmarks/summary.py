@@ -159,9 +159,10 @@ def _training() -> Iterator[Line]:
 def _scale() -> Iterator[Line]:
     for name, options in (("scale_parquet", "scale"), ("scale_s3", "scale --source s3 --images 200000")):
         if found := _found(name):
-            end, start = found["rates"]["last_run"]["last_tenth"], found["rates"]["first_run"]["first_tenth"]
-            what = f"rate at the end of {found['images']:,} images"
-            yield Line(what, "at the start", end, start, "images/s", end / start, options)
+            rates = found["rates"]["last_run"]
+            end, start = rates["last_tenth"], rates["first_tenth"]
+            what = f"a run over {found['images']:,} images, its last tenth"
+            yield Line(what, "its first tenth", end, start, "images/s", end / start, options)
 
 
 def draw(found: list[Line]) -> Figure:

@@ -1,5 +1,6 @@
 """cluster/README.md: its submissions could be sent, its files are there, its arithmetic adds up."""
 
+import json
 import os
 import re
 import subprocess
@@ -42,3 +43,23 @@ def test_the_arithmetic_adds_up() -> None:
     assert pytest.approx(1.14, abs=0.01) == 1e6 / 1220 / 3600 * 5
     assert pytest.approx(13, abs=0.6) == 1e6 / 22 / 3600
     assert pytest.approx(136, abs=2) == 1e6 / 2.04 / 3600
+
+
+def test_what_grows_with_a_night_is_what_was_measured() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "scale_parquet.json").read_text())["results"]
+    million, table = found["images"] / 1e6, TEXT.partition("## How large a night")[2].partition("\n## ")[0]
+    empty, _, resumed = (run["opened_after_s"] for run in found["runs"])
+    staged = found["runs"][-1]["taken_up"] / 1e6
+    rss = found["memory"]["coordinator"]["rss"]
+    slopes = {  # a million inputs: seconds, or MiB
+        "taking up": (resumed - empty) / staged,
+        "commit": found["runs"][-1]["commit_s"] / million,
+        "opening": (found["second_night"]["opened_after_s"] - empty) / million,
+        "the coordinator": rss["late_mib"] - rss["early_mib"],
+    }
+    units = {"s": 1, "min": 60, "h": 3600, "MiB": 1, "GiB": 1024}
+    for what, slope in slopes.items():
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| {what}"))
+        for cell, times in zip(row.split(" | ")[2:], (10, 1000), strict=True):
+            number, unit = cell.rstrip(" |").split()
+            assert float(number) * units[unit] == pytest.approx(slope * times, rel=0.06), (what, cell)
