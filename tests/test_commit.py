@@ -244,3 +244,14 @@ def test_staged_rows_of_another_model_are_neither_used_nor_lost(tmp_path: Path) 
     other.clean()
     assert other.staged() == []
     assert len(ledger.staged()) == 1
+
+
+def test_a_file_is_read_from_disk_wherever_it_is_kept(urls: Iterator[str]) -> None:
+    folder = open_folder(next(urls))
+    folder.write("parts/a.parquet", b"rows")
+    with folder.on_disk("parts/a.parquet") as path:
+        assert path.read_bytes() == b"rows"
+    assert folder.read("parts/a.parquet") == b"rows"
+    for use in (folder.read, lambda name: folder.on_disk(name).__enter__()):
+        with pytest.raises(FileNotFoundError, match=r"b\.parquet"):
+            use("parts/b.parquet")
