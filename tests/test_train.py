@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -213,15 +214,17 @@ def write_only_real(folder: Path) -> Path:
     return folder
 
 
-def kill_trainer(victim: str, deadline: float = 120) -> None:
+def kill_trainer(driver: int, deadline: float = 120) -> None:
+    """One of this driver's own: others may be training on the machine too."""
     until = time.monotonic() + deadline
     while time.monotonic() < until:
-        for process in psutil.process_iter(["cmdline"]):
-            if victim in " ".join(process.info["cmdline"] or []):
-                process.kill()
-                return
+        for process in psutil.Process(driver).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    return
         time.sleep(0.1)
-    raise AssertionError(f"no {victim}")
+    raise AssertionError("no training worker")
 
 
 def wait_for_epoch(out: Path) -> None:
@@ -239,7 +242,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
     out = tmp_path / "out"
     first = subprocess.Popen(corpus.command(out), start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_for_epoch(out)
-    kill_trainer("ray::RayTrainWorker")
+    kill_trainer(first.pid)
     time.sleep(5)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
