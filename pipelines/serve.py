@@ -1,6 +1,6 @@
 """The service on Ray Serve: fronts (decode, answer), scorers (one detector each, autoscaled), one monitor.
 
-    proxy --> Service                   on CPUs: front and scorer in one process: a call costs a quarter of a score
+    proxy --> Service                   on CPUs: front and scorer in one process, which saves a call
     proxy --> Front --> Scorer          on GPUs, which several fronts decode for
 
 `serve deploy cluster/serve.yaml` (or serve-gpu.yaml), or `radet serve`. Overload is refused: what is accepted waits for
