@@ -6,7 +6,9 @@ operators here are those that torch.compile emits for the same layers, without i
 know nothing of autocast: where either is wanted, and on other machines, torch's own way is taken.
 
 Autocast rounds a layer's weights anew in every pass, a tenth of a score by CLIP ViT-B/16 in bf16: weights without a
-gradient are rounded once here, on any device, to the same numbers.
+gradient are rounded once here, on any device, to the same numbers. And where the processor has nothing for bf16 (x86
+before AVX-512), torch multiplies it in a plain loop: a pass takes 7.7 times as long as in fp32. The product of two bf16
+numbers is exact in fp32, so there an fp32 product of the rounded numbers, rounded again, is the same arithmetic.
 """
 
 import platform
@@ -23,6 +25,7 @@ _there = (
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+_bf16_there = not _there or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _wanted = True
 
 
@@ -41,7 +44,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., D] @ weight [E, D]^T + bias [E]"""
     if torch.is_autocast_enabled(x.device.type) and not weight.requires_grad:
         dtype = torch.get_autocast_dtype(x.device.type)
-        return nn.functional.linear(x, _rounded(weight, dtype), None if bias is None else _rounded(bias, dtype))
+        slow = x.device.type == "cpu" and dtype is torch.bfloat16 and not _bf16_there
+        kept = torch.float32 if slow else dtype
+        rounded = (_rounded(weight, dtype, kept), None if bias is None else _rounded(bias, dtype, kept))
+        if not slow:
+            return nn.functional.linear(x, *rounded)
+        with torch.autocast("cpu", enabled=False):
+            return linear(x.to(dtype).float(), *rounded).to(dtype)
     if not _can(x, weight):
         return nn.functional.linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
@@ -93,12 +102,12 @@ def fold_norms(tower: nn.Module) -> None:
                 setattr(module, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms end in an activation
 
 
-def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in `dtype`, kept at the weight until that changes or moves."""
-    of = (weight.data_ptr(), weight._version, dtype)
+def _rounded(weight: Tensor, dtype: torch.dtype, kept: torch.dtype) -> Tensor:
+    """The weight rounded to `dtype`, as numbers of `kept`, held at the weight until that changes or moves."""
+    of = (weight.data_ptr(), weight._version, dtype, kept)
     if getattr(weight, "_radet_rounded_of", None) != of:
         with torch.inference_mode(False):  # a gradient may pass it later on
-            weight._radet_rounded = weight.detach().to(dtype)  # type: ignore[attr-defined]
+            weight._radet_rounded = weight.detach().to(dtype).to(kept)  # type: ignore[attr-defined]
         weight._radet_rounded_of = of  # type: ignore[attr-defined]
     found: Tensor = weight._radet_rounded  # type: ignore[attr-defined]
     return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import radet.onednn
 from radet.onednn import Linear, Pointwise, fold_norms, linear, replace_linears, torch_only
 
 x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="oneDNN is asked on x86 alone")
@@ -90,7 +91,7 @@ def test_who_computes() -> None:
         assert "aten::mkldnn_convolution" not in ran(lambda: conv(maps))
     assert ours not in ran(lambda: layer(x.double().float().requires_grad_()))
     with torch.autocast("cpu", torch.bfloat16):
-        assert ours not in ran(lambda: layer(x))
+        assert (ours in ran(lambda: layer(x))) is (not radet.onednn._bf16_there)
         assert layer(x).dtype is conv(maps).dtype is torch.bfloat16
     double = Linear(nn.Linear(64, 64).double().requires_grad_(False))
     assert ours not in ran(lambda: double(x.double()))
@@ -132,7 +133,8 @@ def rounded_weights(layer: nn.Module, x: Tensor) -> int:
     return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy") - 1
 
 
-def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
+def test_weights_are_rounded_once_and_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(radet.onednn, "_bf16_there", True)
     torch.manual_seed(0)
     plain = nn.Linear(64, 48).requires_grad_(False)
     ours, x = Linear(plain), torch.randn(3, 5, 64)
@@ -147,6 +149,32 @@ def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
             plain.weight.add_(1)
         assert torch.equal(ours(x), plain(x)), "other weights are rounded anew"
     assert ours(x).dtype is torch.float32
+
+
+@x86
+@pytest.mark.parametrize("bias", [True, False])
+def test_bf16_on_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    """Products in fp32 of the same rounded numbers: torch's own result but for its order of summation."""
+    monkeypatch.setattr(radet.onednn, "_bf16_there", False)
+    torch.manual_seed(0)
+    plain, x = nn.Linear(256, 48, bias=bias).requires_grad_(False), torch.randn(3, 5, 256)
+    ours = Linear(plain)
+    fine = plain.weight.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = ours(x), plain(x)
+        assert "mkldnn::_linear_pointwise" in ran(lambda: ours(x))
+        assert found.dtype is torch.bfloat16
+        # One step of bf16 is 2^-8 of a number; more would be other inputs. Rounded less, it would not be bf16's result.
+        torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
+        exact = x.bfloat16().double() @ plain.weight.bfloat16().double().T + (
+            plain.bias.bfloat16().double() if bias else 0
+        )
+        assert (found.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+        assert (found == exact.float().bfloat16()).float().mean() > 0.99
+        x.requires_grad_()
+        gradient, theirs = (torch.autograd.grad(layer(x).float().sum(), x)[0] for layer in (ours, plain))
+        torch.testing.assert_close(gradient, theirs, rtol=2**-6, atol=2**-6)
+    assert torch.equal(plain.weight, fine)
 
 
 def test_weights_that_learn_are_left_to_torch() -> None:
