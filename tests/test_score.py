@@ -246,7 +246,7 @@ def test_every_plan_fits_the_cluster_and_keeps_the_stages_apart(cpus: int, gpus:
 @pytest.mark.slow
 def test_loaders_are_a_bounded_number_of_batches_ahead(tmp_path: Path) -> None:
     """Small crops, of which the object store holds thousands, and loaders that are several times as fast as scorers."""
-    write_parquet(tmp_path / "src", 8_000)
+    write_parquet(tmp_path / "src", 16_000)
     write_checkpoint(tmp_path / "tiny")
     ahead: list[int] = []
 
