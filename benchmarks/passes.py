@@ -63,9 +63,8 @@ def ways(one: FrozenEncoder) -> Iterator[str]:
     for precision in ("fp32", "bf16"):
         one.precision = precision
         yield precision
-        if precision == "fp32":
-            with torch_only():
-                yield "fp32 without oneDNN"
+        with torch_only():
+            yield f"{precision} without oneDNN"
         one.tower = torch.compile(tower)  # type: ignore[assignment]  # a callable that behaves as one
         yield f"{precision} compiled"
         one.tower = tower

@@ -2,7 +2,7 @@
 
 python -m benchmarks.throughput IMAGES --model radet-lite [--model CHECKPOINT ...] [--count 1024] [--rounds 2]
 
-    pipeline   radet score's own stages
+    pipeline   radet score's own stages; `busy_cores` says which processes computed meanwhile, and how much is Ray
     bare       one process per core: read, decode_picture, evidence(32 crops) and nothing else; images over seconds
     naive      ray.data.read_images -> float32 tensors, one row an image -> map_batches with the same detector
     daft       (--daft) Daft's image pattern: list, download, decode, resize, a class in processes of its own
@@ -24,15 +24,19 @@ import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from PIL import Image
 
 from benchmarks.machine import save
+from benchmarks.memory import ROLES
 from benchmarks.tiny import write_checkpoint
 from pipelines.cluster import connected
 from pipelines.coordinator import Progress
@@ -51,16 +55,41 @@ BATCH = 32
 
 
 class Clock(Watcher):
-    """Rows and times of staged batches."""
+    """Rows and times of staged batches, and what each process had computed by then."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, int]] = []
+        self._seconds: list[tuple[float, dict[int, tuple[str, float]]]] = []
 
     def moved(self, tally: Tally, progress: Progress) -> None:  # noqa: ARG002
         self.points.append((time.perf_counter(), tally.rows))
+        if len(self.points) >= CORES and (not self._seconds or time.perf_counter() > self._seconds[-1][0] + 5):
+            self._seconds.append((time.perf_counter(), cpu_seconds()))
+
+    def cores_by_role(self) -> dict[str, float]:
+        """Cores that each role kept busy at steady state; those that the operating system gave are not told."""
+        if len(self._seconds) < 2:
+            return {}
+        (begun, before), (ended, after) = self._seconds[0], self._seconds[-1]
+        busy: defaultdict[str, float] = defaultdict(float)
+        for process, (role, seconds) in after.items():
+            busy[role] += (seconds - before.get(process, (role, 0.0))[1]) / (ended - begun)
+        return {role: round(cores, 4) for role, cores in sorted(busy.items(), key=lambda item: -item[1])}
 
 
-def pipeline(folder: Path, model: str) -> dict[str, float]:
+def cpu_seconds() -> dict[int, tuple[str, float]]:
+    """Process -> (role, CPU seconds so far), of this one, the driver, and all that it has started."""
+    me = psutil.Process()
+    found = {me.pid: ("driver", sum(me.cpu_times()[:2]))}
+    for one in me.children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            line = " ".join(one.cmdline())
+            role = next((name for mark, name in ROLES.items() if mark in line), "Ray's other processes")
+            found[one.pid] = (role, sum(one.cpu_times()[:2]))
+    return found
+
+
+def pipeline(folder: Path, model: str) -> dict[str, Any]:
     """The rate at steady state, and where the time went."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
@@ -73,6 +102,7 @@ def pipeline(folder: Path, model: str) -> dict[str, float]:
         "decode_s_per_image": work["decode_s"] / work["rows"],
         "fetch_s_per_image": work["fetch_s"] / work["rows"],
         "whole_run_images_per_s": work["rows"] / (wall / CORES),
+        "busy_cores": clock.cores_by_role(),
     }
 
 

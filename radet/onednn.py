@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., D] @ weight [E, D]^T + bias [E]"""
     if torch.is_autocast_enabled(x.device.type) and not weight.requires_grad:
         dtype = torch.get_autocast_dtype(x.device.type)
-        slow = x.device.type == "cpu" and dtype is torch.bfloat16 and not _bf16_there
+        slow = _wanted and not _bf16_there and x.device.type == "cpu" and dtype is torch.bfloat16
         kept = torch.float32 if slow else dtype
         rounded = (_rounded(weight, dtype, kept), None if bias is None else _rounded(bias, dtype, kept))
         if not slow:

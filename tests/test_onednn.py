@@ -163,6 +163,8 @@ def test_bf16_on_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch, bias
     with torch.autocast("cpu", torch.bfloat16):
         found, expected = ours(x), plain(x)
         assert "mkldnn::_linear_pointwise" in ran(lambda: ours(x))
+        with torch_only():
+            assert "mkldnn::_linear_pointwise" not in ran(lambda: ours(x))
         assert found.dtype is torch.bfloat16
         # One step of bf16 is 2^-8 of a number; more would be other inputs. Rounded less, it would not be bf16's result.
         torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
