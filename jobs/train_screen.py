@@ -28,6 +28,7 @@ class TrainScreen(TrainWatcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines = Lines(console)
+        self._begun = False
         self._folder = tempfile.TemporaryDirectory()
         self._writer = SummaryWriter(self._folder.name)
         self._bar = Progress(
@@ -61,6 +62,14 @@ class TrainScreen(TrainWatcher):
     def opened(self, training: Labelled, validation: Labelled) -> None:
         self._console.print(f"Training on {training.summary()}")
         self._console.print(f"Validating on {validation.summary()}")
+
+    def began(self, epoch: int, workers: int) -> None:
+        who = "1 worker" if workers == 1 else f"{workers} workers"
+        if self._begun:
+            self._console.print(f"Workers were lost or joined: going on from epoch {epoch} with {who}")
+        elif epoch:
+            self._console.print(f"Going on from epoch {epoch} with {who}")
+        self._begun = True
 
     def looked(self, batch: int, batches: int) -> None:
         self._show(batch + 1, batches, epoch=0, state="fitting the linear probe")

@@ -18,6 +18,8 @@ from radet.errors import ConfigError, FetchError, ModelError
 
 _OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
 _CONNECT_S = 10.0
+_STATE_ADDRESS = "RAY_API_SERVER_ADDRESS"
+_NO_STATE = "http://127.0.0.1:9"  # the port of the discard protocol, at which nothing listens
 
 
 def purpose_of(error: BaseException) -> Exception | None:
@@ -60,11 +62,28 @@ def _require_head(address: str) -> None:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
 
 
+@contextmanager
+def _stateless() -> Iterator[None]:
+    """What starts meanwhile asks nobody for the state of actors.
+
+    A run of one's own has no dashboard, yet tells its workers that it is at Ray's usual port. Where another cluster's
+    is, Ray Train would ask that one whether its controller lives, hear that there is none, and stop the training.
+    """
+    before = os.environ.get(_STATE_ADDRESS)
+    os.environ[_STATE_ADDRESS] = _NO_STATE
+    try:
+        yield
+    finally:
+        del os.environ[_STATE_ADDRESS]
+        if before is not None:
+            os.environ[_STATE_ADDRESS] = before
+
+
 def _start_here(quiet: dict[str, Any]) -> None:
     """Start Ray on this machine. Ray waits for half a minute, which a machine that is busy otherwise may not meet."""
     for last in (False, True):
         try:
-            with _without_stderr():
+            with _without_stderr(), _stateless():
                 ray.init(
                     "local",
                     _node_ip_address="127.0.0.1",

@@ -61,6 +61,9 @@ class TrainWatcher:
     def opened(self, training: Labelled, validation: Labelled) -> None:
         """Before any work."""
 
+    def began(self, epoch: int, workers: int) -> None:
+        """As the workers start: with the run, and again when one was lost or where the run grows."""
+
     def looked(self, batch: int, batches: int) -> None:
         """For each batch that the linear probe is fitted on, before the first step."""
 
@@ -234,7 +237,9 @@ def _run(run: Run, board: Any) -> None:
     if before is not None:
         with before.as_directory() as folder:
             run.load(Path(folder))
-    run.go(_Reporter(run, board))
+    reporter = _Reporter(run, board)
+    reporter.began()
+    run.go(reporter)
 
 
 class _Reporter(Watcher):
@@ -243,6 +248,10 @@ class _Reporter(Watcher):
     def __init__(self, run: Run, board: Any) -> None:
         self._run, self._board = run, board
         self._leads = run.ranks.rank == 0
+
+    def began(self) -> None:
+        if self._leads:
+            self._board.tell.remote("began", self._run.progress.epoch, self._run.ranks.world)
 
     def looked(self, batch: int, batches: int) -> None:
         if self._leads:

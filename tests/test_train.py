@@ -28,6 +28,7 @@ from radet.order import Portion
 from radet.recipe import OptimiserConfig, Recipe
 
 from .conftest import RADET, ROOT, S3Server
+from .nodes import Nodes
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
 pytestmark = pytest.mark.ray
@@ -110,6 +111,17 @@ def test_a_published_rival_is_a_recipe(corpus: Corpus, tmp_path: Path) -> None:
     assert (score.status, score.drift_cosine, score.logit_semantic) == ("ok", None, None)
     assert score.logit is not None
     assert score.logit_lowlevel is not None
+
+
+def test_another_cluster_on_the_machine_is_left_out_of_it(corpus: Corpus, tmp_path: Path) -> None:
+    """Ray Train asks for its controller where Ray's dashboard usually is, and another cluster's knows none."""
+    nodes = Nodes(tmp_path, dashboard=8265)
+    try:
+        done = run(corpus.command(tmp_path / "out"))
+    finally:
+        nodes.close()
+    assert done.returncode == 0, done.stderr
+    assert "Workers were lost" not in done.stderr
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
@@ -248,5 +260,6 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
     first.communicate()
     done = run(corpus.command(out, "--resume"))
     assert done.returncode == 0, done.stderr
+    assert "Going on from epoch" in done.stderr
     assert [epoch["epoch"] for epoch in history(out)] == list(range(EPOCHS))
     Detector.from_pretrained(out)
