@@ -18,12 +18,10 @@ _STORE_BYTES = 1 << 28
 class Nodes:
     """A head without CPUs, as in cluster/, and workers that share nothing but S3: each has a home of its own."""
 
-    def __init__(self, folder: Path, *, dashboard: int | None = None) -> None:
-        """`dashboard`: its port; any free one."""
+    def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
         port, agent = free_ports(2)
-        port = dashboard or port
         self.dashboard = f"http://127.0.0.1:{port}"
         self._folder = folder
         self._cluster = Cluster()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -28,7 +29,6 @@ from radet.order import Portion
 from radet.recipe import OptimiserConfig, Recipe
 
 from .conftest import RADET, ROOT, S3Server
-from .nodes import Nodes
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
 pytestmark = pytest.mark.ray
@@ -113,15 +113,19 @@ def test_a_published_rival_is_a_recipe(corpus: Corpus, tmp_path: Path) -> None:
     assert score.logit_lowlevel is not None
 
 
-def test_another_cluster_on_the_machine_is_left_out_of_it(corpus: Corpus, tmp_path: Path) -> None:
-    """Ray Train asks for its controller where Ray's dashboard usually is, and another cluster's knows none."""
-    nodes = Nodes(tmp_path, dashboard=8265)
-    try:
-        done = run(corpus.command(tmp_path / "out"))
-    finally:
-        nodes.close()
-    assert done.returncode == 0, done.stderr
-    assert "Workers were lost" not in done.stderr
+ASKED = """
+import os, ray
+from pipelines.cluster import connected
+from ray.dashboard.utils import get_address_for_submission_client as asked
+with connected(None):
+    print(ray.get(ray.remote(asked).remote(None)), os.environ.get("RAY_API_SERVER_ADDRESS"))
+"""
+
+
+def test_another_cluster_on_the_machine_is_left_out_of_it() -> None:
+    """Ray Train asks whether its controller lives at Ray's usual dashboard, and another cluster's knows none there."""
+    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.split() == ["http://127.0.0.1:9", "None"], done.stderr
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
