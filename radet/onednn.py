@@ -7,7 +7,7 @@ know nothing of autocast: where either is wanted, and on other machines, torch's
 
 Autocast rounds a layer's weights anew in every pass, a tenth of a score by CLIP ViT-B/16 in bf16: weights without a
 gradient are rounded once here, on any device, to the same numbers. And where the processor has nothing for bf16 (x86
-before AVX-512), torch multiplies it in a plain loop: a pass takes 7.7 times as long as in fp32. The product of two bf16
+before AVX-512), torch multiplies it in a plain loop, far slower than fp32 (benchmarks.passes). The product of two bf16
 numbers is exact in fp32, so there an fp32 product of the rounded numbers, rounded again, is the same arithmetic.
 """
 
