@@ -64,7 +64,11 @@ def _pipeline() -> Iterator[Line]:
         ("throughput_clip_b16_fp32", "`radet score`, CLIP B/16 fp32", "--model radet-clip-b16"),
         ("throughput_clip_b16_bf16", "`radet score`, CLIP B/16 bf16", "--model radet-clip-b16:bf16"),
         ("throughput_lite", "`radet score`, radet-lite, 256 px", "--model radet-lite --daft"),
-        ("throughput_large", "`radet score`, 1536 px JPEGs, next to no model", "--model tiny --side 1536 --daft"),
+        (
+            "throughput_large",
+            "`radet score`, 1536 px JPEGs, next to no model",
+            "--model tiny --side 1536 --count 3000 --daft",
+        ),
     ):
         rounds: list[dict[str, Any]] = load(name)
         for key, against in (("bare", "a bare loop"), ("naive", "a naive Ray Data script"), ("daft", "Daft")):

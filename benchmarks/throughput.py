@@ -8,10 +8,11 @@ python -m benchmarks.throughput IMAGES --model radet-lite [--model CHECKPOINT ..
     daft       (--daft) Daft's image pattern: list, download, decode, resize, a class in processes of its own
                (Apache-2.0, no dependency of radet: pip install daft)
 
-Rates on Ray and Daft are at steady state: the least-squares slope of rows over time, start and end left out. All use
-one torch thread per process and the same allocator settings (pipelines.process.tune). The bare loop runs between the
-others, and every second round is in the other order, because a shared machine is slower in one minute than in the next.
-Ratios are within one round.
+Rates on Ray and Daft are at steady state: the least-squares slope of rows over time in the second half of the rows.
+Where decoding dominates, ask for thousands of images, so that by then nothing is left of what was decoded before the
+first scorer was there. All use one torch thread per process and the same allocator settings (pipelines.process.tune).
+The bare loop runs between the others, and every second round is in the other order, because a shared machine is slower
+in one minute than in the next. Ratios are within one round.
 
 `--model radet-clip-b16:bf16` is a checkpoint in that precision; `--model tiny` a detector of random weights that
 costs next to nothing (benchmarks.tiny). --side 1536 enlarges the images first (shorter side, JPEG 90): what cameras
@@ -24,19 +25,16 @@ import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 from PIL import Image
 
+from benchmarks.busy_cores import BusyCores
 from benchmarks.machine import save
-from benchmarks.memory import ROLES
 from benchmarks.tiny import write_checkpoint
 from pipelines.cluster import connected
 from pipelines.coordinator import Progress
@@ -55,38 +53,19 @@ BATCH = 32
 
 
 class Clock(Watcher):
-    """Rows and times of staged batches, and what each process had computed by then."""
+    """Rows and times of staged batches, and from the first one on, which processes compute."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, int]] = []
-        self._seconds: list[tuple[float, dict[int, tuple[str, float]]]] = []
+        self.busy_cores: dict[str, float] = {}
+        self._busy = BusyCores()
 
     def moved(self, tally: Tally, progress: Progress) -> None:  # noqa: ARG002
         self.points.append((time.perf_counter(), tally.rows))
-        if len(self.points) >= CORES and (not self._seconds or time.perf_counter() > self._seconds[-1][0] + 5):
-            self._seconds.append((time.perf_counter(), cpu_seconds()))
+        self._busy.start()
 
-    def cores_by_role(self) -> dict[str, float]:
-        """Cores that each role kept busy at steady state; those that the operating system gave are not told."""
-        if len(self._seconds) < 2:
-            return {}
-        (begun, before), (ended, after) = self._seconds[0], self._seconds[-1]
-        busy: defaultdict[str, float] = defaultdict(float)
-        for process, (role, seconds) in after.items():
-            busy[role] += (seconds - before.get(process, (role, 0.0))[1]) / (ended - begun)
-        return {role: round(cores, 4) for role, cores in sorted(busy.items(), key=lambda item: -item[1])}
-
-
-def cpu_seconds() -> dict[int, tuple[str, float]]:
-    """Process -> (role, CPU seconds so far), of this one, the driver, and all that it has started."""
-    me = psutil.Process()
-    found = {me.pid: ("driver", sum(me.cpu_times()[:2]))}
-    for one in me.children(recursive=True):
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            line = " ".join(one.cmdline())
-            role = next((name for mark, name in ROLES.items() if mark in line), "Ray's other processes")
-            found[one.pid] = (role, sum(one.cpu_times()[:2]))
-    return found
+    def committing(self) -> None:
+        self.busy_cores = self._busy.stop()
 
 
 def pipeline(folder: Path, model: str) -> dict[str, Any]:
@@ -102,7 +81,7 @@ def pipeline(folder: Path, model: str) -> dict[str, Any]:
         "decode_s_per_image": work["decode_s"] / work["rows"],
         "fetch_s_per_image": work["fetch_s"] / work["rows"],
         "whole_run_images_per_s": work["rows"] / (wall / CORES),
-        "busy_cores": clock.cores_by_role(),
+        "busy_cores": clock.busy_cores,
     }
 
 
@@ -193,8 +172,12 @@ def pick(folder: Path, count: int) -> list[Path]:
 
 
 def slope(points: list[tuple[float, int]]) -> float:
-    """Rows a second, by least squares, while every worker has work: start and end left out."""
-    times, rows = np.array(points[CORES - 1 : -CORES]).T
+    """Rows a second, by least squares, in the second half of the rows, while every worker has work.
+
+    The first half flatters whoever decodes while models load: those rows come out as fast as they are scored.
+    """
+    half = points[-1][1] / 2
+    times, rows = np.array([point for point in points[CORES - 1 : -CORES] if point[1] >= half]).T
     return float(np.polyfit(times - times[0], rows, 1)[0])
 
 
