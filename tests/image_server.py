@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-_SLOW, _SLOW_S = "/slow/", 0.2
+_SLOW, _SLOW_S = "/slow/", 0.5
 
 
 class ImageServer:
