@@ -24,7 +24,7 @@ from radet.crop import CropPolicy
 from radet.errors import FetchError, ImageError
 from radet.rows import see
 
-THREADS = 16  # reads in flight per task
+_THREADS = 16  # reads in flight per task
 _GROUP = 16  # images fetched, then decoded, together ...
 _GROUP_BYTES = 64 << 20  # ... or fewer, if they are large
 _UNKNOWN_SIZE = 4 << 20
@@ -146,7 +146,7 @@ def _groups(items: list[Item]) -> Iterator[list[Item]]:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,6 @@ from radet.crop import CropPolicy
 
 _AHEAD_OF_SCORER = 16  # batches
 _AHEAD_OF_LOADER = 4  # Ray counts two that a task has begun to write, of about half of what all stages may hold
-_FEW_CPUS = 4  # where what is kept back weighs more than rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +47,7 @@ class Plan:
         A scorer computes on one core, however few there are: threads that wait for each other stand still as soon as
         something else wants a core (thirty times slower was measured). On CPUs half of Ray's accounting goes to each
         stage: both may run as many processes as there are cores, and the operating system gives the cores to whichever
-        has work. Of the loaders' half Ray Data keeps a part back for stages that need none, so each asks for less than
-        its share: with 0.45 two cores had one loader, and where decoding dominates half of them was idle (87 images a
-        second of 1536 pixels; 115 now, `benchmarks.throughput --model tiny --side 1536 --count 3000`).
+        has work.
         """
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         if gpus:
@@ -70,7 +67,7 @@ class Plan:
             scorers=scorers,
             scorer_cpus=0.5 * min(1.0, max(1, cpus) / scorers),
             scorer_gpus=0.0,
-            loader_cpus=0.19 if cpus <= _FEW_CPUS else 0.29,  # what no number of scorers comes to: Ray fuses equals
+            loader_cpus=0.45,
             loaders=max(1, cpus),
             block=64,
         )

@@ -3,39 +3,21 @@
 import http.server
 import io
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image
 
-_SLOW, _SLOW_S = "/slow/", 0.5
-
 
 class ImageServer:
-    """/ok.jpg is a picture, /flaky.jpg answers 503 until `fixed`, anything else is not there.
-
-    /slow/... are pictures too, each with bytes of its own, that take a moment; `at_once` says how many were on
-    their way when each was asked for.
-    """
+    """/ok.jpg is a picture, /flaky.jpg answers 503 until `fixed`, anything else is not there."""
 
     def __init__(self, host: str) -> None:
         self.host = host
         self.fixed = False
-        self.at_once: list[int] = []
-        self._on_their_way = 0
-        self._lock = threading.Lock()
 
     def has(self, path: str) -> bool:
-        return path == "/ok.jpg" or path.startswith(_SLOW) or (path == "/flaky.jpg" and self.fixed)
-
-    def dawdle(self) -> None:
-        with self._lock:
-            self._on_their_way += 1
-            self.at_once.append(self._on_their_way)
-        time.sleep(_SLOW_S)
-        with self._lock:
-            self._on_their_way -= 1
+        return path == "/ok.jpg" or (path == "/flaky.jpg" and self.fixed)
 
 
 @contextmanager
@@ -48,9 +30,6 @@ def serve_pictures(picture: Image.Image) -> Iterator[ImageServer]:
             there = served.has(self.path)
             self.send_response(200 if there else 503 if self.path == "/flaky.jpg" else 404)
             body = buffer.getvalue() if there else b""
-            if self.path.startswith(_SLOW):
-                served.dawdle()
-                body += self.path.encode()  # behind the picture's end
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import statistics
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,6 @@ import pipelines.s3
 from benchmarks.tiny import write_checkpoint, write_parquet
 from pipelines.coordinator import Progress
 from pipelines.items import is_image_name
-from pipelines.load import THREADS
 from pipelines.plan import Plan
 from pipelines.score import ScoreJob, Tally, Watcher, score
 from pipelines.sink import read_scores
@@ -217,16 +215,6 @@ def test_failed_fetches_are_tried_again_only_if_they_may_succeed(tmp_path: Path,
     assert [second[url][0] for url in urls] == ["ok", "ok", "not_found", "blocked_address"]
     unchanged = [urls[0], urls[2], urls[3]]
     assert [second[url] for url in unchanged] == [first[url] for url in unchanged]
-
-
-def test_two_cores_have_two_loaders(tmp_path: Path, web: ImageServer) -> None:
-    """What Ray Data keeps back for other stages must not leave one of them without work."""
-    urls = [f"http://{web.host}/slow/{number}.jpg" for number in range(768)]
-    (tmp_path / "urls.csv").write_text("\n".join(["uri", *urls]) + "\n")
-    write_checkpoint(tmp_path / "tiny")
-    assert run(tmp_path / "urls.csv", tmp_path / "out", model=str(tmp_path / "tiny"), allow_http=True)["rows"] == 768
-    more_than_one = [together > THREADS for together in web.at_once[384:]]
-    assert statistics.mean(more_than_one) > 0.25
 
 
 @pytest.mark.slow
