@@ -103,6 +103,10 @@ def _start_here(quiet: dict[str, Any]) -> None:
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
+    if address is None:
+        # Nothing to scale; and Ray Data's usual autoscaler reserves what the stages have asked for and rounds the rest
+        # of a node down to whole CPUs. Of two a run had 1.2: one loader, and nothing for the stage that writes.
+        os.environ.setdefault("RAY_DATA_CLUSTER_AUTOSCALER", "V2")
     if ray.is_initialized():
         yield
         return

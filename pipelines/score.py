@@ -204,7 +204,7 @@ def _batches(
             partial(_stage, ledger=ledger, run=request.run),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=0.01,
+            num_cpus=0,  # what is next to nothing must not have to wait until nothing is left over
             # Each takes a fraction of the time that scoring does. Without a limit Ray starts a process for every batch
             # that waits, dozens of them, as soon as the driver is slow to take what is staged.
             compute=TaskPoolStrategy(size=plan.scorers + 1),
