@@ -10,8 +10,9 @@ python -m benchmarks.throughput IMAGES --model radet-lite [--model CHECKPOINT ..
 
 Rates on Ray and Daft are at steady state: the least-squares slope of rows over time in the second half of the rows.
 Where decoding dominates, ask for thousands of images, so that by then nothing is left of what was decoded before the
-first scorer was there. All use one torch thread per process and the same allocator settings (pipelines.process.tune).
-The bare loop runs between the others, and every second round is in the other order, because a shared machine is slower
+first scorer was there. All use one torch thread per process and the same allocator settings (pipelines.process.tune);
+the naive script has the pipeline's Ray (pipelines.cluster.connected), which gives Ray Data all CPUs. The bare loop runs
+between the others, and every second round is in the other order, because a shared machine is slower
 in one minute than in the next. Ratios are within one round.
 
 `--model radet-clip-b16:bf16` is a checkpoint in that precision; `--model tiny` a detector of random weights that
