@@ -19,17 +19,25 @@ def calibrate(
     fpr: Annotated[
         list[float] | None, typer.Option(help="A false-positive rate to give a threshold for; may be repeated.")
     ] = None,
+    suite: Annotated[
+        str, typer.Option(help="Keep the rates after these degradations too: as radet evaluate, such as resize,jpeg.")
+    ] = "clean",
+    evaluation: Annotated[
+        str | None, typer.Option(help="The OUT of an evaluation of DATA: what it has scored is not scored again.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
 ) -> None:
     """Fit probability, thresholds and verdicts on your own pictures.
 
     A stated false-positive rate holds for photographs like those it was measured on. Give some hundreds of your own,
-    and pictures of generators that you expect; the detector and the order of its scores stay as they are.
+    and pictures of generators that you expect; the detector and the order of its scores stay as they are. Pictures
+    that were made smaller or sent on may score higher than their originals: with --suite, thresholds are high enough
+    for such copies of your pictures too.
 
     [bold]Example[/bold]
 
-      radet calibrate ours/ --fpr 0.01 --fpr 0.001 --out checkpoints/lite-ours
+      radet calibrate ours/ --fpr 0.01 --fpr 0.001 --suite resize,jpeg,social --out checkpoints/lite-ours
 
       radet score photos/ --model checkpoints/lite-ours --out scores/
     """
@@ -38,13 +46,23 @@ def calibrate(
     from pipelines.calibrate import calibrate as run
 
     screen = ScoreScreen(Console(stderr=True, highlight=False))
-    job = CalibrateJob(data=data, model=model, out=out, rates=tuple(fpr or RATES), address=address, workers=workers)
+    job = CalibrateJob(
+        data=data,
+        model=model,
+        out=out,
+        rates=tuple(fpr or RATES),
+        suites=suite,
+        evaluation=evaluation,
+        address=address,
+        workers=workers,
+    )
     try:
         config = run(job, screen)
     finally:
         screen.close()
     console = Console(highlight=False)
-    table = Table("target FPR", "threshold", "achieved", "95 % interval", "finds")
+    worst = ["worst degraded"] if config.thresholds[0].degraded else []
+    table = Table("target FPR", "threshold", "achieved", "95 % interval", "finds", *worst)
     for threshold in config.thresholds:
         low, high = threshold.interval
         table.add_row(
@@ -53,6 +71,7 @@ def calibrate(
             f"{threshold.achieved_fpr:.2%}",
             f"{low:.2%} to {high:.2%}",
             f"{threshold.tpr:.1%}",
+            *(f"{one.fpr:.2%} ({one.condition})" for one in sorted(threshold.degraded, key=lambda one: -one.fpr)[:1]),
         )
     console.print(table)
     assert config.calibration is not None

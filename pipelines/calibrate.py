@@ -3,21 +3,25 @@
 A false-positive rate holds for photographs like those it was measured on; this measures it on yours.
 """
 
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipelines.evaluate import logits_of
+from pipelines.evaluate import scores_of
+from pipelines.evaluation_inputs import input_id, manifest_of
 from pipelines.labelled import list_labelled
 from pipelines.score import ScoreJob, Watcher, score
+from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from pipelines.weights import local_model
 from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
 from radet.config import DetectorConfig, resolve
+from radet.degradations import CLEAN, conditions
 from radet.errors import ConfigError
 
 RATES = (0.01, 0.03, 0.05)
@@ -27,12 +31,19 @@ _LEAST = 20  # pictures of each class
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateJob:
-    """Which checkpoint, on which labelled pictures, and the folder of the new one. `rates`: false-positive rates."""
+    """Which checkpoint, on which labelled pictures, and the folder of the new one.
+
+    `rates`       false-positive rates
+    `suites`      as an evaluation's: conditions under which the rates are to be kept too
+    `evaluation`  the OUT of an evaluation, whose scores are used where it has them and added to where not
+    """
 
     data: str
     model: str
     out: Path
     rates: tuple[float, ...] = RATES
+    suites: str = CLEAN
+    evaluation: str | None = None
     address: str | None = None
     workers: int | None = None
 
@@ -47,38 +58,47 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     folder = resolve(local_model(job.model))
     if job.out.resolve() == folder.resolve():
         raise ConfigError(f"{job.out} is the checkpoint itself: give another folder")
+    chosen = conditions(job.suites)
     config = DetectorConfig.read(folder)
     labelled = list_labelled(job.data)
     with tempfile.TemporaryDirectory(prefix="radet-calibrate-") as scratch:
-        lines = [json.dumps({"uri": location, "id": location}) for location in labelled.locations]
-        open_folder(scratch).write("inputs.jsonl", ("\n".join(lines) + "\n").encode())
+        open_folder(scratch).write("inputs.jsonl", manifest_of(labelled, chosen))
         scored = ScoreJob(
             src=f"{scratch}/inputs.jsonl",
-            out=f"{scratch}/scores",
+            out=scores_of(job.evaluation or scratch, config.name),
             model=job.model,
             ids="id",
             address=job.address,
             workers=job.workers,
         )
-        score(scored, watcher)
-        logit_N = logits_of(f"{scratch}/scores", labelled.locations)
-    there = np.isfinite(logit_N)
-    logit_N, label_N = logit_N[there], labelled.generated[there]
+        manifest = score(scored, watcher)
+        logit_CN = _logits(scored.out, manifest["model_id"], labelled.locations, chosen)
+    there = np.isfinite(logit_CN[0])
+    logit_CN, label_N = logit_CN[:, there], labelled.generated[there]
     if min(int(label_N.sum()), int((~label_N).sum())) < _LEAST:
         raise ConfigError(
             f"{job.data} has {int((~label_N).sum())} real and {int(label_N.sum())} generated pictures "
             f"that can be scored: give {_LEAST} of each at least"
         )
-    calibration = fit_platt(logit_N, label_N, f"{job.data}: {labelled.summary()}")
-    p_N = probability(logit_N, calibration)
+    calibration = fit_platt(logit_CN[0], label_N, f"{job.data}: {labelled.summary()}")
+    p_N, *others = probability(logit_CN, calibration)
+    degraded = dict(zip(chosen[1:], others, strict=True))
     fitted = replace(
         config,
         calibration=calibration,
-        thresholds=fit_thresholds(p_N, label_N, job.rates),
-        verdict=fit_verdict(p_N, label_N),
+        thresholds=fit_thresholds(p_N, label_N, job.rates, degraded),
+        verdict=fit_verdict(p_N, label_N, degraded=degraded),
     )
     _publish(folder, job.out, fitted)
     return fitted
+
+
+def _logits(out: str, model_id: str, locations: list[str], chosen: list[str]) -> NDArray[np.float64]:
+    """The logits of these pictures under each condition, [C, N]; nan where there is none."""
+    table = read_scores(out, columns=["id", "logit", "model_id"])
+    table = table.filter(pc.equal(table["model_id"], model_id))
+    known = dict(zip(table["id"].to_pylist(), table["logit"].to_pylist(), strict=True))
+    return np.array([[known.get(input_id(place, condition)) for place in locations] for condition in chosen], float)
 
 
 def _publish(folder: Path, out: Path, config: DetectorConfig) -> None:
@@ -102,6 +122,19 @@ def _card(folder: Path, config: DetectorConfig) -> str:
         f"{t.tpr:.2f} |"
         for t in config.thresholds
     ]
+    under: list[str] = []
+    if config.thresholds[0].degraded:
+        under = [
+            "",
+            "The rates are kept on degraded copies of these pictures too, so as they are it is less than the target:",
+            "",
+            "| condition | " + " | ".join(f"FPR at {t.target_fpr:.1%} | TPR" for t in config.thresholds) + " |",
+            "|---|" + "---|---|" * len(config.thresholds),
+            *(
+                f"| {of[0].condition} | " + " | ".join(f"{one.fpr:.1%} | {one.tpr:.2f}" for one in of) + " |"
+                for of in zip(*(t.degraded for t in config.thresholds), strict=True)
+            ),
+        ]
     return "\n".join(
         [
             text.rstrip(),
@@ -113,6 +146,7 @@ def _card(folder: Path, config: DetectorConfig) -> str:
             "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
             "|---|---|---|---|",
             *rows,
+            *under,
             "",
         ]
     )

@@ -148,7 +148,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
         contenders: list[Contender] = []
         failures: list[dict[str, str]] = []
         for number, entrant in enumerate(entrants):
-            out = f"{folder.url}/scores/{_slug(entrant.name)}"
+            out = scores_of(folder.url, entrant.name)
             one = ScoreJob(
                 src=f"{folder.url}/inputs.jsonl",
                 out=out,
@@ -183,11 +183,9 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     return found
 
 
-def logits_of(out: str, ids: list[str]) -> Floats:
-    """The logits of these inputs, [N], by id; nan where there is none."""
-    table = read_scores(out, columns=["id", "logit"])
-    known = dict(zip(table["id"].to_pylist(), table["logit"].to_pylist(), strict=True))
-    return np.array([known.get(name) for name in ids], np.float64)
+def scores_of(out: str, detector: str) -> str:
+    """Where an evaluation keeps the scores of a detector of this name."""
+    return f"{out.rstrip('/')}/scores/{_slug(detector)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

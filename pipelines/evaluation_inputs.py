@@ -51,13 +51,18 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
 
 
 def manifest_of(labelled: Labelled, chosen: list[str]) -> bytes:
-    """JSON lines of uri and id, "<condition>!<location>"."""
+    """JSON lines of uri and id."""
     lines: list[str] = []
     for location in labelled.locations:
         for condition in chosen:
             uri = location if condition == CLEAN else degraded(location, condition)
-            lines.append(json.dumps({"uri": uri, "id": f"{condition}!{location}"}))
+            lines.append(json.dumps({"uri": uri, "id": input_id(location, condition)}))
     return ("\n".join(lines) + "\n").encode()
+
+
+def input_id(location: str, condition: str) -> str:
+    """What a picture under a condition is called in score rows: "<condition>!<location>"."""
+    return f"{condition}!{location}"
 
 
 def _plain(location: str) -> str:

@@ -3,12 +3,12 @@
 Everything here is fitted on validation data and frozen in the checkpoint. N pictures; labels 1 = generated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from radet.config import CalibrationConfig, ThresholdConfig, VerdictConfig
+from radet.config import CalibrationConfig, DegradedRates, ThresholdConfig, VerdictConfig
 from radet.errors import ConfigError
 from radet.metrics import auroc, expected_calibration_error, quantiles, share_interval, threshold_at
 from radet.score import Verdict
@@ -100,15 +100,23 @@ def probability(logit_N: ArrayLike, config: CalibrationConfig) -> NDArray[np.flo
 
 
 def fit_thresholds(
-    p_N: ArrayLike, label_N: ArrayLike, rates: Iterable[float] = (0.01, 0.03, 0.05)
+    p_N: ArrayLike,
+    label_N: ArrayLike,
+    rates: Iterable[float] = (0.01, 0.03, 0.05),
+    degraded: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[ThresholdConfig, ...]:
     """Per target false-positive rate: a threshold that keeps it on these real pictures and no lower rate, what it
-    achieves there, its exact 95 % interval, and the share of generated pictures it finds."""
+    achieves there, its exact 95 % interval, and the share of generated pictures it finds.
+
+    `degraded` is p of the same pictures, [N], nan for none, by condition: the threshold is the least that keeps the
+    rate as they are and under each condition, so as they are it may achieve less.
+    """
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, bool)
     real, generated = p[~label], p[label]
+    copies = {condition: np.asarray(q, np.float64) for condition, q in (degraded or {}).items()}
     found = []
     for rate in rates:
-        value = _between_scores(real, rate)
+        value = max(_between_scores(_finite(one), rate) for one in (real, *(q[~label] for q in copies.values())))
         hits = int((real > value).sum())
         found.append(
             ThresholdConfig(
@@ -118,20 +126,41 @@ def fit_thresholds(
                 interval=share_interval(hits, len(real)),
                 tpr=float((generated > value).mean()),
                 images=len(real),
+                degraded=tuple(
+                    DegradedRates(
+                        condition=condition,
+                        fpr=float((_finite(q[~label]) > value).mean()),
+                        tpr=float((_finite(q[label]) > value).mean()),
+                    )
+                    for condition, q in copies.items()
+                ),
             )
         )
     return tuple(found)
 
 
-def fit_verdict(p_N: ArrayLike, label_N: ArrayLike, *, fpr: float = 0.05, fnr: float = 0.05) -> VerdictConfig:
-    """The abstain band: above it at most `fpr` of real pictures, below it at most `fnr` of generated ones.
+def fit_verdict(
+    p_N: ArrayLike,
+    label_N: ArrayLike,
+    *,
+    fpr: float = 0.05,
+    fnr: float = 0.05,
+    degraded: Mapping[str, ArrayLike] | None = None,
+) -> VerdictConfig:
+    """The abstain band: above it at most `fpr` of real pictures, below it at most `fnr` of generated ones, as they are
+    and `degraded` (fit_thresholds).
 
     Where the two overlap (a detector that good), the band is empty: both ends are the upper threshold.
     """
-    p, label = np.asarray(p_N, np.float64), np.asarray(label_N, bool)
-    above = _between_scores(p[~label], fpr)
-    below = -_between_scores(-p[label], fnr)
+    label = np.asarray(label_N, bool)
+    copies = [np.asarray(p, np.float64) for p in (p_N, *(degraded or {}).values())]
+    above = max(_between_scores(_finite(p[~label]), fpr) for p in copies)
+    below = min(-_between_scores(-_finite(p[label]), fnr) for p in copies)
     return VerdictConfig(real_below=min(below, above), generated_above=above, target_fpr=fpr, target_fnr=fnr)
+
+
+def _finite(p_N: Floats) -> Floats:
+    return p_N[np.isfinite(p_N)]
 
 
 def _between_scores(p_N: Floats, rate: float) -> float:

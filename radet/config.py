@@ -208,11 +208,25 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThresholdConfig:
-    """`p_generated > value` for at most `target_fpr` of real pictures.
+class DegradedRates:
+    """What a threshold makes of degraded copies of the pictures it was fitted on.
 
-    `achieved_fpr`  on the `images` real pictures it was fitted on, with its exact 95 % `interval`
+    `condition`  as radet.degradations writes it
+    `fpr`        share of the real ones above it, `tpr` of the generated ones
+    """
+
+    condition: str
+    fpr: float
+    tpr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdConfig:
+    """`p_generated > value` for at most `target_fpr` of real pictures, as they are and `degraded`.
+
+    `achieved_fpr`  on the `images` real pictures it was fitted on, as they are, with its exact 95 % `interval`
     `tpr`           share of the generated pictures of the same data that it finds
+    `degraded`      conditions under which the rate was kept too; none where nobody asked for it
     """
 
     target_fpr: float
@@ -221,14 +235,15 @@ class ThresholdConfig:
     interval: tuple[float, float]
     tpr: float
     images: int
+    degraded: tuple[DegradedRates, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictConfig:
     """p > generated_above: "generated"; p < real_below: "real"; else "uncertain".
 
-    `target_fpr`  share of real pictures above the band, on the calibration data
-    `target_fnr`  share of generated pictures below it
+    `target_fpr`  largest share of real pictures above the band, on the calibration data, degraded as thresholds say
+    `target_fnr`  of generated pictures below it
     """
 
     real_below: float
@@ -296,7 +311,7 @@ class DetectorConfig:
                     "config_invalid",
                     f"format_version is {data['format_version']!r}; this version of radet reads {FORMAT_VERSION}",
                 )
-            return from_dict(cls, data)
+            return from_dict(cls, _with_degraded(data))
         except ModelError as error:
             raise ModelError("config_invalid", f"{where}: {error.message}") from None
         except ValueError as error:
@@ -361,6 +376,8 @@ def identify(config: DetectorConfig, tensors_sha256: str) -> str:
     if identity["calibration"] is not None:
         for name in ("fitted_on", "real", "generated"):
             del identity["calibration"][name]
+    for threshold in identity["thresholds"]:
+        del threshold["degraded"]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(f"{canonical}\n{tensors_sha256}".encode()).hexdigest()[:16]
 
@@ -377,6 +394,15 @@ def _download(repository: str) -> Path:
 def _check_quantiles(where: str, values: tuple[float, ...]) -> None:
     if len(values) != len(QUANTILES) or list(values) != sorted(values):
         raise ModelError("config_invalid", f"{where} must be {len(QUANTILES)} numbers that do not fall")
+
+
+def _with_degraded(data: object) -> object:
+    """A config that was written before thresholds said how they do on degraded pictures."""
+    thresholds = data.get("thresholds") if isinstance(data, dict) else None
+    for threshold in thresholds if isinstance(thresholds, list) else ():
+        if isinstance(threshold, dict):
+            threshold.setdefault("degraded", [])
+    return data
 
 
 def _refuse_constant(text: str) -> None:

@@ -48,6 +48,30 @@ def test_the_band_abstains_between_its_rates() -> None:
     assert (said == "uncertain").any()
 
 
+def test_a_rate_is_kept_under_every_condition_and_by_the_least_threshold() -> None:
+    p = probability(LOGIT, fit_platt(LOGIT, LABEL, "noise"))
+    softer, harder = np.clip(p + 0.1, 0, 1), np.clip(p - 0.1, 0, 1)
+    harder[:7] = np.nan  # no score under this condition
+    degraded = {"softer": softer, "harder": harder}
+    for threshold, alone in zip(
+        fit_thresholds(p, LABEL, degraded=degraded), fit_thresholds(softer, LABEL), strict=True
+    ):
+        assert threshold.value == alone.value, "the worst condition alone decides"
+        assert threshold.achieved_fpr == pytest.approx((p[~LABEL] > threshold.value).mean())
+        rates = {one.condition: one for one in threshold.degraded}
+        assert list(rates) == ["softer", "harder"]
+        assert rates["softer"].fpr == alone.achieved_fpr <= threshold.target_fpr
+        read = np.isfinite(harder)
+        assert rates["harder"].fpr == pytest.approx((harder[read & ~LABEL] > threshold.value).mean())
+        assert rates["harder"].tpr == pytest.approx((harder[read & LABEL] > threshold.value).mean())
+    band = fit_verdict(p, LABEL, degraded=degraded)
+    for copy in (p, softer, harder[np.isfinite(harder)]):
+        label = LABEL[np.isfinite(harder)] if len(copy) < len(LABEL) else LABEL
+        said = np.array(verdicts(copy, band))
+        assert (said[~label] == "generated").mean() <= 0.05
+        assert (said[label] == "real").mean() <= 0.05
+
+
 def test_a_perfect_detector_needs_no_band() -> None:
     found = fit_verdict(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
     assert found.real_below <= found.generated_above

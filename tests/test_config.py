@@ -159,6 +159,23 @@ def test_model_id_changes_with_what_changes_a_score_and_with_nothing_else(checkp
     assert caught.value.code == "weights_missing"
 
 
+def test_what_a_threshold_does_to_degraded_pictures_changes_no_score(checkpoint):
+    """And a checkpoint from before thresholds said so is read as it was, with the same id."""
+    file = checkpoint / "config.json"
+    data = json.loads(file.read_text())
+    ids, found = set(), set()
+    for degraded in (None, [], [{"condition": "resize:0.5", "fpr": 0.04, "tpr": 0.3}]):
+        for threshold in data["thresholds"]:
+            threshold.pop("degraded", None)
+            if degraded is not None:
+                threshold["degraded"] = degraded
+        file.write_text(json.dumps(data))
+        ids.add(model_id(checkpoint))
+        found.add(len(DetectorConfig.read(checkpoint).thresholds[0].degraded))
+    assert ids == {model_id(LITE)}
+    assert found == {0, 1}
+
+
 def test_config_and_model_id_need_no_torch():
     code = (
         "import sys, radet, radet.config, radet.errors, radet.score;"

@@ -19,6 +19,7 @@ from pipelines.report import evaluation_page
 from pipelines.score import Watcher
 from pipelines.sink import read_scores
 from radet import Detector
+from radet.calibration import probability
 from radet.config import DetectorConfig, resolve
 from radet.degradations import NEUTRAL
 from radet.errors import ConfigError
@@ -26,6 +27,8 @@ from radet.evaluation import confusion
 from radet.ranking import Ranking
 
 from .browser import SIZES, chromium, violations
+
+EACH = 7  # pictures of a folder; of each class three times as many
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -54,7 +57,7 @@ def tree(photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactor
         "Midjourney/val": ("nature", "ai"),  # GenImage
         "wukong": ("0_real", "1_fake"),  # AIGCDetectBenchmark
     }
-    root = write_tree(tmp_path_factory.mktemp("evaluate") / "tree", photographs, layout, 6)
+    root = write_tree(tmp_path_factory.mktemp("evaluate") / "tree", photographs, layout, EACH)
     (root / "wukong" / "1_fake" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return root
 
@@ -74,7 +77,7 @@ def found(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluat
 def test_trees_of_the_benchmarks_are_read_rightly(tree: Path) -> None:
     listed = list_labelled(str(tree))
     assert sorted(set(listed.sources)) == ["Midjourney/val", "progan/airplane", "wukong"]
-    assert len(listed.locations) == 37
+    assert len(listed.locations) == 6 * EACH + 1
     assert all(
         ("1_fake" in name or "/ai/" in name) == bool(g)
         for name, g in zip(listed.locations, listed.generated, strict=True)
@@ -98,7 +101,7 @@ def test_every_picture_is_in_every_table_or_listed_as_failed(found: tuple[Evalua
         for condition in evaluation.conditions:
             row = evaluation.row(name, condition)
             assert row is not None
-            assert (row["real"], row["generated"], row["failed"]) == (18, 18, 1)
+            assert (row["real"], row["generated"], row["failed"]) == (3 * EACH, 3 * EACH, 1)
             assert np.isfinite(row["auroc"])
     document = json.loads((Path(job.out) / "metrics.json").read_text())
     assert len(document["failures"]) == len(evaluation.conditions)
@@ -121,7 +124,7 @@ def test_published_methods_run_in_the_same_loop(found: tuple[Evaluation, Evaluat
     for name in names:
         row = more.row(name)
         assert row is not None
-        assert (row["real"], row["generated"], row["failed"]) == (18, 18, 1)
+        assert (row["real"], row["generated"], row["failed"]) == (3 * EACH, 3 * EACH, 1)
         assert np.isfinite(row["auroc"])
     assert more.row("radet-lite") == evaluation.row("radet-lite")
     gmac = {contender.name: contender.gmac for contender in more.contenders}
@@ -149,11 +152,11 @@ def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -
                 label.append(generated)
         row = evaluation.row("radet-lite", condition)
         assert row["auroc"] == pytest.approx(Ranking(score, label).figures()["auroc"][0])
-    assert len(table) == 37 * 4
+    assert len(table) == (6 * EACH + 1) * 4
     group = evaluation.row("radet-lite", "clean", "pair group", "wukong")
-    assert (group["real"], group["generated"], group["failed"]) == (6, 6, 1)
+    assert (group["real"], group["generated"], group["failed"]) == (EACH, EACH, 1)
     generator = evaluation.row("radet-lite", "clean", "generator", "wukong")
-    assert (generator["real"], generator["generated"]) == (18, 6)
+    assert (generator["real"], generator["generated"]) == (3 * EACH, EACH)
 
 
 def test_tables_and_page(found: tuple[Evaluation, EvaluateJob], tree: Path) -> None:
@@ -253,6 +256,44 @@ def test_it_goes_on_where_it_ended_and_refuses_what_cannot_work(found: tuple[Eva
     ):
         with pytest.raises(ConfigError):
             evaluate(wrong, EvaluateWatcher())
+
+
+def test_rates_are_kept_under_the_conditions_of_an_evaluation(
+    found: tuple[Evaluation, EvaluateJob], tmp_path: Path
+) -> None:
+    """From its scores, without scoring again. Labels are such that the detector is right, but for two pictures."""
+    evaluation, job = found
+    scored = evaluation.contenders[0].scored
+    order = np.argsort(scored["clean"].score)[: 6 * EACH]  # the broken one is nan, and last
+    generated = np.arange(len(order)) >= 3 * EACH
+    generated[[3 * EACH - 3, 3 * EACH + 2]] = True, False
+    locations = [evaluation.labelled.locations[place] for place in order]
+    lines = [f"{location},{int(label)}" for location, label in zip(locations, generated, strict=True)]
+    (tmp_path / "ours.csv").write_text("\n".join(["uri,label", *lines]))
+    runs = Path(job.out, "scores", "radet-lite", "_runs")
+    before = set(runs.glob("*.json"))
+    calibrating = CalibrateJob(
+        data=str(tmp_path / "ours.csv"),
+        model="radet-lite",
+        out=tmp_path / "held",
+        rates=(0.1, 0.3),
+        suites="jpeg:50",
+        evaluation=job.out,
+    )
+    config = calibrate(calibrating, Watcher())
+    (run,) = set(runs.glob("*.json")) - before
+    assert json.loads(run.read_text())["work"]["scored"] == 0
+    assert config.calibration is not None
+    real = order[~generated]
+    p = {name: probability(scored[name].score, config.calibration)[real] for name in ("clean", "jpeg:50")}
+    for threshold in config.thresholds:
+        (degraded,) = threshold.degraded
+        assert degraded.condition == "jpeg:50"
+        assert (p["clean"] > threshold.value).mean() == pytest.approx(threshold.achieved_fpr)
+        assert (p["jpeg:50"] > threshold.value).mean() == pytest.approx(degraded.fpr)
+        assert max(threshold.achieved_fpr, degraded.fpr) <= threshold.target_fpr
+    assert "| jpeg:50 | " in (tmp_path / "held" / "README.md").read_text()
+    assert DetectorConfig.read(tmp_path / "held") == config
 
 
 @pytest.mark.slow
