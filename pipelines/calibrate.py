@@ -51,7 +51,8 @@ class CalibrateJob:
 def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     """Score, fit, write the new checkpoint; returns its config.
 
-    Raises ConfigError for rates outside (0, 1) or fewer than 20 pictures of a class that can be scored; ModelError.
+    Raises ConfigError for rates outside (0, 1), an unknown condition, or fewer than 20 pictures of a class that can be
+    scored under one; ModelError.
     """
     if not job.rates or not all(0 < rate < 1 for rate in job.rates):
         raise ConfigError("rates are shares between 0 and 1, such as 0.01")
@@ -73,13 +74,14 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
         )
         manifest = score(scored, watcher)
         logit_CN = _logits(scored.out, manifest["model_id"], labelled.locations, chosen)
-    there = np.isfinite(logit_CN[0])
-    logit_CN, label_N = logit_CN[:, there], labelled.generated[there]
-    if min(int(label_N.sum()), int((~label_N).sum())) < _LEAST:
+    read_CN, made_N = np.isfinite(logit_CN), labelled.generated
+    real, made = (int((read_CN & of_it).sum(1).min()) for of_it in (~made_N, made_N))
+    if min(real, made) < _LEAST:
         raise ConfigError(
-            f"{job.data} has {int((~label_N).sum())} real and {int(label_N.sum())} generated pictures "
-            f"that can be scored: give {_LEAST} of each at least"
+            f"{job.data} has {real} real and {made} generated pictures that can be scored"
+            f"{'' if len(chosen) == 1 else ' under every condition'}: give {_LEAST} of each at least"
         )
+    logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
     calibration = fit_platt(logit_CN[0], label_N, f"{job.data}: {labelled.summary()}")
     p_N, *others = probability(logit_CN, calibration)
     degraded = dict(zip(chosen[1:], others, strict=True))
