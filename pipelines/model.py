@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from radet.config import ThresholdConfig
 from radet.crop import CropPolicy
+from radet.thresholds import ThresholdConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,9 @@ from pipelines.observe import Meters
 from pipelines.process import tune
 from pipelines.settings import Band, ScorerSettings
 from pipelines.weights import find_encoders, local_model
-from radet.config import VerdictConfig
 from radet.crop import CropPolicy
 from radet.errors import ConfigError, ModelError, RadetError
+from radet.thresholds import VerdictConfig
 
 if TYPE_CHECKING:
     from radet.detector import Detector

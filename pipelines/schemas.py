@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from radet.config import ThresholdConfig
 from radet.score import SCHEMA_VERSION, Score
+from radet.thresholds import ThresholdConfig
 
 
 class ImageRequest(BaseModel):

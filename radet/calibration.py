@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from radet.config import CalibrationConfig, DegradedRates, ThresholdConfig, VerdictConfig
+from radet.config import CalibrationConfig
 from radet.errors import ConfigError
 from radet.metrics import auroc, expected_calibration_error, quantiles, share_interval, threshold_at
 from radet.score import Verdict
+from radet.thresholds import DegradedRates, ThresholdConfig, VerdictConfig
 
 Floats = NDArray[np.float64]
 

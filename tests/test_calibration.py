@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from radet.calibration import fit_fusion, fit_platt, fit_thresholds, fit_verdict, probability, sigmoid, verdicts
-from radet.config import CalibrationConfig, VerdictConfig
+from radet.config import CalibrationConfig
 from radet.errors import ConfigError, ModelError
+from radet.thresholds import VerdictConfig
 
 RNG = np.random.default_rng(0)
 LABEL = RNG.random(4000) < 0.25
