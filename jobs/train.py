@@ -16,7 +16,13 @@ def train(
     val: Annotated[str, typer.Option(help="Other pictures of the same form: they choose epoch and thresholds.")],
     config: Annotated[Path, typer.Option(help="The recipe, YAML: see jobs/train-lite.yaml.")],
     out: Annotated[str, typer.Option(help="The checkpoint: a folder or s3://bucket/prefix.")],
-    workers: Annotated[str, typer.Option(help="Training processes: a number, or LEAST:MOST to be elastic.")] = "1",
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Training processes: a number, or LEAST:MOST to be elastic. Without it a core each on this machine, "
+            "as far as a step's micro-batches go round; one on a cluster or with --gpus."
+        ),
+    ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that OUT holds.")] = False,
@@ -39,13 +45,12 @@ def train(
     from pipelines.train import train as run
     from radet.recipe import Recipe
 
-    least, most = span("--workers", workers)
     job = TrainJob(
         recipe=Recipe.read(config),
         data=data,
         val=val,
         out=out,
-        workers=least if least == most else (least, most),
+        workers=None if workers is None else span("--workers", workers),
         gpus=gpus,
         resume=resume,
         address=address,

@@ -4,8 +4,9 @@ The step, the loop and the state are radet's (radet.training, radet.loop). A run
 epoch; a run that lost a worker, a node or its driver goes on from the last one, on as many workers as there are.
 """
 
+import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -43,13 +44,14 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """What `radet train` was asked for. `workers`: a number, or (least, most) for an elastic run."""
+    """What `radet train` was asked for. `workers`: a number, or (least, most) for an elastic run; None: as many as make
+    the most of this machine's cores, and one on a cluster or with GPUs, where others may count on the rest."""
 
     recipe: Recipe
     data: str
     val: str
     out: str
-    workers: int | tuple[int, int] = 1
+    workers: int | tuple[int, int] | None = None
     gpus: bool = False
     resume: bool = False
     address: str | None = None
@@ -123,6 +125,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     families = families_of(training.generated, training.sources)
     run = Run(new_detector(job.recipe, families=families), job.recipe)
     with connected(job.address):
+        job = replace(job, workers=_asked(job))
         watcher.opened(training, validation)
         board = _Board.options(scheduling_strategy=driver_node()).remote()  # type: ignore[attr-defined]  # decorated
         settings = {
@@ -189,16 +192,38 @@ def _storage(job: TrainJob) -> dict[str, Any]:
     }
 
 
+def _asked(job: TrainJob) -> int | tuple[int, int]:
+    if job.workers is not None:
+        return job.workers
+    if job.address is not None or job.gpus:
+        return 1
+    return workers_on(int(ray.cluster_resources().get("CPU", 1)), job.recipe)
+
+
+def workers_on(cores: int, recipe: Recipe) -> int:
+    """A worker a core is faster than threads of one, which wait for each other after every operation; but no more than
+    shorten a step, whose micro-batches go round."""
+    batches = recipe.global_batch // recipe.micro_batch
+    rounds = math.ceil(batches / max(1, cores))
+    return math.ceil(batches / rounds)
+
+
+def _span(job: TrainJob) -> tuple[int, int]:
+    """The least and the most workers."""
+    assert job.workers is not None
+    return (job.workers, job.workers) if isinstance(job.workers, int) else job.workers
+
+
 def _scaling(job: TrainJob) -> ScalingConfig:
     """One GPU a worker; on CPUs the workers share three quarters of the cores, the rest reads pictures."""
-    most = job.workers if isinstance(job.workers, int) else job.workers[1]
+    least, most = _span(job)
     cpus = ray.cluster_resources().get("CPU", 1.0)
     gpus = ray.cluster_resources().get("GPU", 0.0)
-    if job.gpus and gpus < (job.workers if isinstance(job.workers, int) else job.workers[0]):
+    if job.gpus and gpus < least:
         raise ConfigError(f"--gpus: the cluster has {gpus:g} GPUs, fewer than the workers asked for")
     per_worker = 1.0 if job.gpus else 0.75 * cpus / most
     return ScalingConfig(
-        num_workers=job.workers,
+        num_workers=least if least == most else (least, most),
         use_gpu=job.gpus,
         resources_per_worker={"CPU": min(per_worker, 0.75 * cpus / most), **({"GPU": 1} if job.gpus else {})},
     )
@@ -206,7 +231,7 @@ def _scaling(job: TrainJob) -> ScalingConfig:
 
 def _per_worker(job: TrainJob) -> int:
     """Cores for each training worker: torch threads on a CPU, and tasks that read for it."""
-    most = job.workers if isinstance(job.workers, int) else job.workers[1]
+    _, most = _span(job)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return max(1, int(ray.cluster_resources().get("CPU", 1) / max(nodes, most)))
 

@@ -23,6 +23,7 @@ from pipelines.feed import RayFeed
 from pipelines.labelled import list_labelled
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
+from pipelines.train import workers_on
 from radet import Detector
 from radet.errors import ConfigError
 from radet.order import Portion
@@ -76,7 +77,7 @@ def history(out: object) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "checkpoint"
-    done = run(corpus.command(out))
+    done = run(corpus.command(out, "--workers", "1"))
     assert done.returncode == 0, done.stderr
     for words in ("Measuring the controls", "Best epoch", "Checkpoint:", "1 pictures could not be read", "broken.png"):
         assert words in done.stderr
@@ -126,6 +127,16 @@ def test_another_cluster_on_the_machine_is_left_out_of_it() -> None:
     """Ray Train asks whether its controller lives at Ray's usual dashboard, and another cluster's knows none there."""
     done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.split() == ["http://127.0.0.1:9", "None"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cores", "micro_batch", "workers"),
+    [(1, 8, 1), (2, 8, 2), (3, 8, 3), (4, 8, 4), (6, 8, 4), (8, 8, 8), (64, 8, 8), (64, 64, 1)],
+)
+def test_a_worker_a_core_as_far_as_micro_batches_go_round(
+    corpus: Corpus, cores: int, micro_batch: int, workers: int
+) -> None:
+    assert workers_on(cores, replace(corpus.recipe, global_batch=64, micro_batch=micro_batch)) == workers
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
