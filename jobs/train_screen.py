@@ -69,6 +69,8 @@ class TrainScreen(TrainWatcher):
             self._console.print(f"Workers were lost or joined: going on from epoch {epoch} with {who}")
         elif epoch:
             self._console.print(f"Going on from epoch {epoch} with {who}")
+        else:
+            self._console.print(f"Begun with {who}")
         self._begun = True
 
     def looked(self, batch: int, batches: int) -> None:

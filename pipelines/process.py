@@ -11,6 +11,8 @@ _MMAP_BYTES = 32 << 20  # the largest that glibc takes
 #: thread that is not the process's first; glibc gives it an arena that is too small to keep anything, and an
 #: EfficientNet-Lite0 there took 21 ms a picture, with this 16. And OpenMP's threads sleep where they wait: left alone
 #: they spin for milliseconds, and two threads beside one other busy process scored 0.3 pictures a second, with this 8.
+#: Sleeping costs, too: where two that spin trained on 9.1 pictures a second, two that sleep did on 5.4; both at once is
+#: not to be had (GOMP_SPINCOUNT=10000: 8.3, but 3.3 for 4.9 beside a busy process). So training has a worker a core.
 #: And Arrow takes its memory where all do: its own allocator keeps some for every thread that ever read a file.
 WORKER_ENV = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",

@@ -100,9 +100,11 @@ def test_a_published_rival_is_a_recipe(corpus: Corpus, tmp_path: Path) -> None:
     given = Recipe.read(ROOT / "jobs" / "train-ferretnet.yaml")
     tiny = corpus.recipe
     small = {name: getattr(tiny, name) for name in ("encoder", "crop", "lowlevel_width", "augment")}
-    file = corpus.write(replace(given, epochs=6, global_batch=8, optimiser=OptimiserConfig(rate=0.01), **small))
+    batches = {"global_batch": 8, "micro_batch": 4}
+    file = corpus.write(replace(given, epochs=6, **batches, optimiser=OptimiserConfig(rate=0.01), **small))
     done = run(corpus.command(tmp_path / "out", config=file))
     assert done.returncode == 0, done.stderr
+    assert ("Begun with 1 worker" if len(os.sched_getaffinity(0)) == 1 else "Begun with 2 workers") in done.stderr
     assert "NaN" not in done.stderr + (tmp_path / "out" / "metrics.jsonl").read_text()
     epoch = history(tmp_path / "out")[-1]
     assert {"val_auroc", "val_auroc_lowlevel"} <= set(epoch)
