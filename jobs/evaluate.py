@@ -30,7 +30,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, drawn from all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of a detector.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a detector is given at once; default: 256 on a GPU, else 32.")
+    ] = None,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
     ] = False,

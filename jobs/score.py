@@ -37,7 +37,9 @@ def score(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Scoring processes; default: one per GPU, else one per CPU core.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of the detector.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images the detector is given at once; default: 256 on a GPU, else 32.")
+    ] = None,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
     ] = False,

@@ -19,8 +19,8 @@ def train(
     workers: Annotated[
         str | None,
         typer.Option(
-            help="Training processes: a number, or LEAST:MOST to be elastic. Without it a core each on this machine, "
-            "as far as a step's micro-batches go round; one on a cluster or with --gpus."
+            help="Training processes: a number, or LEAST:MOST to be elastic. Without it one for each core of this "
+            "machine (with --gpus each GPU), as far as a step's micro-batches go round; one on a cluster."
         ),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,

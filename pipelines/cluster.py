@@ -16,7 +16,7 @@ from pipelines.commit import IncompleteError
 from pipelines.process import WORKER_ENV
 from radet.errors import ConfigError, FetchError, ModelError
 
-_OBJECT_STORE_BYTES = 1 << 30  # of a local run: a few dozen batches of crops
+_STORE_BYTES, _STORE_BYTES_A_CORE, _STORE_SHARE = 1 << 30, 256 << 20, 0.3
 _CONNECT_S = 10.0
 _STATE_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _NO_STATE = "http://127.0.0.1:9"  # the port of the discard protocol, at which nothing listens
@@ -79,6 +79,13 @@ def _stateless() -> Iterator[None]:
             os.environ[_STATE_ADDRESS] = before
 
 
+def _store_bytes() -> int:
+    """Of a local run's object store: some dozens of batches of crops, which are four times as large beside a GPU."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = len(os.sched_getaffinity(0)) * _STORE_BYTES_A_CORE
+    return max(_STORE_BYTES, min(wanted, int(_STORE_SHARE * memory)))
+
+
 def _start_here(quiet: dict[str, Any]) -> None:
     """Start Ray on this machine. Ray waits for half a minute, which a machine that is busy otherwise may not meet."""
     for last in (False, True):
@@ -88,7 +95,7 @@ def _start_here(quiet: dict[str, Any]) -> None:
                     "local",
                     _node_ip_address="127.0.0.1",
                     include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
+                    object_store_memory=_store_bytes(),
                     **quiet,
                 )
             return

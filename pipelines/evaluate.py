@@ -67,7 +67,7 @@ class EvaluateJob:
     limit: int | None = None
     address: str | None = None
     workers: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     allow_http: bool = False
 
 

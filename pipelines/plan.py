@@ -20,6 +20,7 @@ class Plan:
     loader_cpus: float
     loaders: int  # that fit beside the scorers
     block: int  # inputs per batch: what a crash can cost a worker, and what Ray has to handle at once
+    batch: int  # crops that the detector is given at once
 
     def cut_to(self, progress: Progress) -> "Plan":
         """No more scorers than there are batches, where the listing has ended and told how many: each takes seconds."""
@@ -61,6 +62,7 @@ class Plan:
                 loader_cpus=min(1.0, left),
                 loaders=max(1, int(left)),
                 block=256,
+                batch=256,
             )
         scorers = workers or max(1, cpus)
         return cls(
@@ -70,4 +72,5 @@ class Plan:
             loader_cpus=0.45,
             loaders=max(1, cpus),
             block=64,
+            batch=32,
         )

@@ -58,7 +58,7 @@ class ScoreJob:
     ids: str | None = None
     column: str | None = None
     workers: int | None = None  # scoring processes; default: one per GPU, else one per CPU core
-    batch_size: int = 32
+    batch_size: int | None = None
     allow_http: bool = False
     rescore: bool = False
 
@@ -191,10 +191,10 @@ def _batches(
             fn_constructor_kwargs={
                 "model": job.model,
                 "model_id": request.model_id,
-                "batch_size": job.batch_size,
+                "batch_size": job.batch_size or plan.batch,
                 "device": plan.device,
             },
-            batch_size=None,
+            batch_size=1,  # row, a batch; and Ray takes no None beside a GPU
             batch_format="pyarrow",
             num_cpus=plan.scorer_cpus,
             num_gpus=plan.scorer_gpus,

@@ -5,6 +5,7 @@ epoch; a run that lost a worker, a node or its driver goes on from the last one,
 """
 
 import math
+import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -151,9 +152,11 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as state:
             run.load(Path(state))
-        feed = RayFeed(training, validation, job.recipe, told=board.broken.remote)
         watcher.controlling()
-        return Trained(run, training, validation, ray.get(board.all_broken.remote()), control(run, feed))
+        # No cores of its own: its pictures are read by tasks, which need them.
+        where = ray.remote(_controls).options(num_cpus=0, num_gpus=int(job.gpus))
+        controls = ray.get(where.remote(settings, result.checkpoint))
+        return Trained(run, training, validation, ray.get(board.all_broken.remote()), controls)
 
 
 def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
@@ -195,16 +198,16 @@ def _storage(job: TrainJob) -> dict[str, Any]:
 def _asked(job: TrainJob) -> int | tuple[int, int]:
     if job.workers is not None:
         return job.workers
-    if job.address is not None or job.gpus:
+    if job.address is not None:
         return 1
-    return workers_on(int(ray.cluster_resources().get("CPU", 1)), job.recipe)
+    return workers_on(int(ray.cluster_resources().get("GPU" if job.gpus else "CPU", 1)), job.recipe)
 
 
-def workers_on(cores: int, recipe: Recipe) -> int:
-    """A worker a core is faster than threads of one, which wait for each other after every operation; but no more than
-    shorten a step, whose micro-batches go round."""
+def workers_on(places: int, recipe: Recipe) -> int:
+    """A worker a GPU, or a core, which is faster than threads of one, that wait for each other after every operation;
+    but no more than shorten a step, whose micro-batches go round."""
     batches = recipe.global_batch // recipe.micro_batch
-    rounds = math.ceil(batches / max(1, cores))
+    rounds = math.ceil(batches / max(1, places))
     return math.ceil(batches / rounds)
 
 
@@ -255,6 +258,20 @@ def _train_worker(settings: dict[str, Any]) -> None:
                 Path(folder), pictures=len(feed.sources), views=recipe.views, widths=detector.look_widths
             )
         _run(Run(detector, recipe, feed, ranks, cache), board)
+
+
+def _controls(settings: dict[str, Any], state: Checkpoint) -> dict[str, Control]:
+    """The controls of the best epoch, where the training was: on a GPU if it had one."""
+    tune(threads=len(os.sched_getaffinity(0)))
+    find_encoders()
+    recipe = from_dict(Recipe, settings["recipe"])
+    training, validation = ray.get([settings["training"], settings["validation"]])
+    feed = RayFeed(training, validation, recipe, told=settings["board"].broken.remote)
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    run = Run(new_detector(recipe, families=families_of(training.generated, training.sources), device=device), recipe)
+    with state.as_directory() as folder:
+        run.load(Path(folder))
+    return control(run, feed)
 
 
 def _run(run: Run, board: Any) -> None:

@@ -42,6 +42,8 @@ def torch_only() -> Iterator[None]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., D] @ weight [E, D]^T + bias [E]"""
+    if torch.compiler.is_compiling():  # which does all this by itself
+        return nn.functional.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type) and not weight.requires_grad:
         dtype = torch.get_autocast_dtype(x.device.type)
         slow = _wanted and not _bf16_there and x.device.type == "cpu" and dtype is torch.bfloat16
@@ -104,6 +106,8 @@ def fold_norms(tower: nn.Module) -> None:
 
 def _rounded(weight: Tensor, dtype: torch.dtype, kept: torch.dtype) -> Tensor:
     """The weight rounded to `dtype`, as numbers of `kept`, held at the weight until that changes or moves."""
+    if weight.is_inference():  # made in inference mode: it does not tell when it changes
+        return weight.to(dtype).to(kept)
     of = (weight.data_ptr(), weight._version, dtype, kept)
     if getattr(weight, "_radet_rounded_of", None) != of:
         with torch.inference_mode(False):  # a gradient may pass it later on

@@ -151,6 +151,24 @@ def test_weights_are_rounded_once_and_to_the_same_numbers(monkeypatch: pytest.Mo
     assert ours(x).dtype is torch.float32
 
 
+def test_torch_compile_sees_a_plain_layer() -> None:
+    plain, x = nn.Linear(64, 48).requires_grad_(False), torch.randn(3, 64)
+    compiled = torch.compile(Linear(plain), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), plain(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(x), plain(x), rtol=2**-7, atol=2**-7)
+
+
+@torch.inference_mode()
+def test_weights_that_were_made_in_inference_mode() -> None:
+    plain, x = nn.Linear(64, 48).requires_grad_(False), torch.randn(3, 64)
+    ours = Linear(plain)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(ours(x), plain(x), rtol=2**-7, atol=2**-7)
+        plain.weight.neg_()
+
+
 @x86
 @pytest.mark.parametrize("bias", [True, False])
 def test_bf16_on_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:

@@ -1,0 +1,44 @@
+"""A run whose cluster has a GPU. Without one here Ray is told of a GPU that is not there: the same pipeline is built,
+placed and begun, up to the detector, which says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.sink import read_scores
+from radet import Detector
+
+from .conftest import ROOT, write_corpus
+
+_RUN = """
+import sys
+import ray
+from pipelines.score import ScoreJob, Watcher, score
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+score(ScoreJob(src=sys.argv[1], out=sys.argv[2]), Watcher())
+"""
+
+
+@pytest.mark.ray
+def test_a_cluster_with_a_gpu_scores_on_it(photographs: list[Image.Image], tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    write_corpus(corpus, 12, photographs)
+    ended = subprocess.run(
+        [sys.executable, "-c", _RUN, str(corpus), str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    if not torch.cuda.is_available():
+        assert ended.stderr.rstrip().endswith("device cuda: torch finds no CUDA device here; use device cpu")
+        return
+    assert ended.returncode == 0, ended.stderr
+    rows = {row["id"]: row["logit"] for row in read_scores(str(out)).to_pylist()}
+    alone = Detector.from_pretrained("radet-lite").score(sorted(corpus.rglob("*.jpg")))
+    assert rows == pytest.approx({f"{one.id}": one.logit for one in alone}, abs=1e-3)
