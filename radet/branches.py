@@ -20,6 +20,7 @@ from radet.attribution import Attribution
 from radet.config import HeadsConfig
 from radet.residuals import local_dependency
 from radet.standardise import Standardise
+from radet.tensors import whole_fp32
 
 _GROUPS = 8
 
@@ -124,6 +125,7 @@ class LowLevelBranch(nn.Module):
     def freeze(self, real: Statistics) -> None:
         self.scale.copy_(real.residual_std.median())
 
+    @whole_fp32()
     def forward(self, seen: Seen) -> Tensor:
         h_BFHW = self.stages(local_dependency(seen.pixels) / self.scale)
         logit_B1: Tensor = self.read(torch.cat([h_BFHW.mean((2, 3)), h_BFHW.amax((2, 3))], dim=1))

@@ -1,7 +1,8 @@
-"""Tensors as such: what identifies weights, how they are rounded, how ranks add up."""
+"""Tensors as such: what identifies weights, how they are rounded, how ranks add up, how exactly they are convolved."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,13 @@ def tensor_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def whole_fp32() -> Iterator[None]:
+    """Meanwhile cuDNN convolves fp32 in fp32; unless told otherwise it takes TF32, which has 10 bits of mantissa."""
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+        yield
 
 
 @torch.no_grad()

@@ -121,6 +121,23 @@ def test_drift_is_that_of_the_two_embeddings(drifting, crops):
     assert evidence.drift_l2 == pytest.approx((z - moved).norm(dim=1).numpy(), rel=1e-4)
 
 
+def test_every_convolution_is_in_fp32_by_cudnn(lite, crops):
+    """What a GPU would be told; TF32, which cuDNN takes of its own accord, is another arithmetic than a CPU's."""
+    cudnn, seen = torch.backends.cudnn, {}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: seen.update({name: (cudnn.enabled, cudnn.allow_tf32)}))
+        for name, module in lite.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    before = cudnn.enabled, cudnn.allow_tf32
+    lite.evidence(crops[:1])
+    for hook in hooks:
+        hook.remove()
+    assert {name.partition(".")[0] for name in seen} == {"encoder", "probe", "heads"}
+    assert set(seen.values()) == {(True, False)}
+    assert (cudnn.enabled, cudnn.allow_tf32) == before == (True, True)
+
+
 def test_no_crop_is_no_evidence_rather_than_an_error(lite):
     assert lite.evidence(np.empty((0, 224, 224, 3), np.uint8)).logit.shape == (0,)
 
