@@ -208,7 +208,7 @@ def main() -> None:
             row["encoder"] = bench.encoder(detector)
         results.append(row)
         print(json.dumps(row, indent=1), flush=True)
-        if asked.save:  # as soon as there is something: a lent card may go before the last tower
+        if asked.save:  # after each tower: a run that is cut short has something to show
             save(asked.save, results)
 
 

@@ -31,6 +31,7 @@ from pipelines.weights import find_encoders
 from radet.attribution import families_of
 from radet.clean_cache import CleanCache
 from radet.controls import Control
+from radet.detector import Detector
 from radet.errors import ConfigError
 from radet.finish import control
 from radet.loop import Floats, Progress, Ranks, Run, Watcher
@@ -242,36 +243,36 @@ def _per_worker(job: TrainJob) -> int:
 def _train_worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     tune(threads=settings["threads"])
-    find_encoders()
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), _all_reduce)
-    recipe = from_dict(Recipe, settings["recipe"])
-    board = settings["board"]
-    training, validation = ray.get([settings["training"], settings["validation"]])
-    feed = RayFeed(training, validation, recipe, told=board.broken.remote, loaders=settings["loaders"])
-    families = families_of(training.generated, training.sources)
-    detector = new_detector(recipe, families=families, device=str(ray.train.torch.get_device()))
+    detector, recipe, feed = _parts(settings, str(ray.train.torch.get_device()))
     with tempfile.TemporaryDirectory(prefix="radet-clean-") as folder:
         cache = None
         if recipe.cache_clean:
             cache = CleanCache(
                 Path(folder), pictures=len(feed.sources), views=recipe.views, widths=detector.look_widths
             )
-        _run(Run(detector, recipe, feed, ranks, cache), board)
+        _run(Run(detector, recipe, feed, ranks, cache), settings["board"])
 
 
 def _controls(settings: dict[str, Any], state: Checkpoint) -> dict[str, Control]:
     """The controls of the best epoch, where the training was: on a GPU if it had one."""
     tune(threads=len(os.sched_getaffinity(0)))
-    find_encoders()
-    recipe = from_dict(Recipe, settings["recipe"])
-    training, validation = ray.get([settings["training"], settings["validation"]])
-    feed = RayFeed(training, validation, recipe, told=settings["board"].broken.remote)
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
-    run = Run(new_detector(recipe, families=families_of(training.generated, training.sources), device=device), recipe)
+    detector, recipe, feed = _parts(settings, "cuda" if ray.get_gpu_ids() else "cpu")
+    run = Run(detector, recipe)
     with state.as_directory() as folder:
         run.load(Path(folder))
     return control(run, feed)
+
+
+def _parts(settings: dict[str, Any], device: str) -> tuple[Detector, Recipe, RayFeed]:
+    """What a process of this training works with."""
+    find_encoders()
+    recipe, told = from_dict(Recipe, settings["recipe"]), settings["board"].broken.remote
+    training, validation = ray.get([settings["training"], settings["validation"]])
+    feed = RayFeed(training, validation, recipe, told=told, loaders=settings["loaders"])
+    families = families_of(training.generated, training.sources)
+    return new_detector(recipe, families=families, device=device), recipe, feed
 
 
 def _run(run: Run, board: Any) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import pipelines.s3
 from benchmarks.tiny import write_checkpoint, write_parquet
+from pipelines.cluster import _store_bytes
 from pipelines.coordinator import Progress
 from pipelines.items import is_image_name
 from pipelines.plan import Plan
@@ -241,6 +242,14 @@ def test_every_plan_fits_the_cluster_and_keeps_the_stages_apart(cpus: int, gpus:
     # Of the limit Ray sets an eighth aside for each of the other three stages, and counts two batches of a loader's
     # before they are there.
     assert 5 / 8 * batches >= 2 * plan.loaders + 2 * plan.scorers, "every loader may work while every scorer does"
+
+
+@pytest.mark.parametrize("cores", [2, 8, 16])
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_local_store_holds_what_the_plan_may(cores: int, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (64 << 30) // 4096}.__getitem__)
+    assert Plan.of({"CPU": cores, "GPU": gpus}, None).store_bytes(CropPolicy()) <= _store_bytes()
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pipelines.feed import RayFeed
 from pipelines.labelled import list_labelled
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
-from pipelines.train import workers_on
+from pipelines.train import TrainJob, _asked, workers_on
 from radet import Detector
 from radet.errors import ConfigError
 from radet.order import Portion
@@ -139,6 +139,16 @@ def test_a_worker_a_core_as_far_as_micro_batches_go_round(
     corpus: Corpus, cores: int, micro_batch: int, workers: int
 ) -> None:
     assert workers_on(cores, replace(corpus.recipe, global_batch=64, micro_batch=micro_batch)) == workers
+
+
+def test_a_worker_a_gpu_where_gpus_are_asked_for(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
+    recipe = replace(corpus.recipe, global_batch=64, micro_batch=8)
+    job = TrainJob(recipe=recipe, data="", val="", out="", gpus=True)
+    assert _asked(job) == 4
+    assert _asked(replace(job, gpus=False)) == 8
+    assert _asked(replace(job, address="auto")) == 1
+    assert _asked(replace(job, workers=3)) == 3
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
