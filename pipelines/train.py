@@ -119,6 +119,7 @@ class Trained:
 
 def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     """Train to the end. Raises ConfigError, or ModelError for an encoder that cannot be had, before any work."""
+    _check_workers(job)
     training, validation = list_labelled(job.data), list_labelled(job.val)
     if job.data == job.val:
         raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
@@ -210,6 +211,17 @@ def workers_on(places: int, recipe: Recipe) -> int:
     batches = recipe.global_batch // recipe.micro_batch
     rounds = math.ceil(batches / max(1, places))
     return math.ceil(batches / rounds)
+
+
+def _check_workers(job: TrainJob) -> None:
+    """More workers than a step has micro-batches would hold cores or GPUs and train nothing."""
+    most = 1 if job.workers is None else _span(job)[1]
+    batches = job.recipe.global_batch // job.recipe.micro_batch
+    if most > batches:
+        raise ConfigError(
+            f"--workers: {most} of them, but a step has work for {batches} (global_batch {job.recipe.global_batch} in "
+            f"micro_batch {job.recipe.micro_batch}): change these in the recipe, or take --workers {batches}"
+        )
 
 
 def _span(job: TrainJob) -> tuple[int, int]:

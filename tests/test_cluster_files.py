@@ -160,7 +160,7 @@ def test_the_nightly_manifest_is_the_nightly_job() -> None:
 
     commands = dict(entrypoints())
     assert shlex.split(commands["raycronjob-nightly.yaml"]) == read(ROOT / "jobs" / "nightly-score.yaml").arguments
-    image = ["train.config=/opt/radet/jobs/train-clip-b16.yaml"]
+    image = ["train.config=/opt/radet/jobs/train-clip-b16-cluster.yaml"]
     assert sorted(shlex.split(commands["rayjob-train.yaml"])) == sorted(
         read(ROOT / "jobs" / "train.yaml", image).arguments
     )

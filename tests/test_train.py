@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,23 @@ def test_a_worker_a_gpu_where_gpus_are_asked_for(corpus: Corpus, monkeypatch: py
     assert _asked(replace(job, gpus=False)) == 8
     assert _asked(replace(job, address="auto")) == 1
     assert _asked(replace(job, workers=3)) == 3
+
+
+def test_workers_that_would_have_nothing_to_do_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    file = corpus.write(replace(corpus.recipe, global_batch=8, micro_batch=4))
+    done = run(corpus.command(tmp_path / "out", "--workers", "1:3", config=file))
+    assert done.returncode == 2
+    assert "a step has work for 2" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("example", ["jobs/train.yaml", "cluster/kuberay/rayjob-train.yaml", "README.md"])
+def test_the_workers_of_every_example_have_work(example: str) -> None:
+    text = (ROOT / example).read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"jobs/(train-clip[a-z0-9-]*)\.yaml", text)
+    (most,) = re.findall(r"workers(?: |=|: \")2:(\d+)", text)
+    given = Recipe.read(ROOT / "jobs" / f"{recipe}.yaml")
+    assert given.global_batch // given.micro_batch >= int(most)
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
