@@ -2,17 +2,15 @@
 
 import json
 import os
-import platform
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from radet.software import software
 
 _RESULTS = Path(__file__).parent / "results"
 #: Of a processor's, what decides how fast products are: one name ("AMD EPYC") stands for several generations.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-_PACKAGES = ("radet", "ray", "torch", "pyarrow", "simplejpeg", "pillow", "timm", "open_clip_torch")
 
 
 def describe() -> dict[str, Any]:
@@ -20,18 +18,13 @@ def describe() -> dict[str, Any]:
     model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     flags = next(line.partition(":")[2].split() for line in lines if line.startswith("flags"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = {}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": model,
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "python": platform.python_version(),
-        "versions": versions,
+        "versions": software(),
     }
 
 

@@ -1,6 +1,7 @@
 """The `radet` command."""
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from jobs.serve import serve
 from jobs.submit import jobs, submit
 from jobs.train import train
 from radet.errors import RadetError
+from radet.software import software
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +27,22 @@ app = typer.Typer(
     help="Detect AI-generated images by how much a frozen encoder's view of them drifts when they are perturbed.",
 )
 _console = Console(stderr=True, highlight=False)
+
+
+def _say_versions(asked: bool) -> None:
+    if asked:
+        typer.echo("\n".join(f"{name} {release}" for name, release in software().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_versions, is_eager=True, help="Say which releases compute here."),
+    ] = False,
+) -> None:
+    pass
 
 
 app.command()(score)

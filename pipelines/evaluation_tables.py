@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.storage import Folder
 from radet.degradations import CLEAN
+from radet.software import software
 
 if TYPE_CHECKING:
     from pipelines.evaluate import Evaluation
@@ -19,6 +20,7 @@ def write_tables(folder: Folder, data: str, found: "Evaluation") -> None:
     """Write metrics.json and tables/*.csv."""
     document = {
         "format_version": 1,
+        "software": software(),
         "data": {"src": data, "summary": found.labelled.summary(), "conditions": found.conditions},
         "detectors": [
             {"name": c.name, "source": c.source, "model_id": c.model_id, "ms": c.ms, "gmac": c.gmac}

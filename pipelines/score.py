@@ -38,6 +38,7 @@ from pipelines.weights import find_encoders, local_model
 from radet.config import DetectorConfig, model_id, resolve
 from radet.crop import CropPolicy
 from radet.errors import ConfigError
+from radet.software import software
 
 if TYPE_CHECKING:
     from radet.detector import Detector
@@ -148,6 +149,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
                 "work": asdict(tally),
                 "seconds": seconds,
                 "plan": asdict(plan),
+                "software": software(),
             }
             manifest: dict[str, Any] = ray.get(coordinator.commit.remote(facts))
             ray.kill(coordinator)

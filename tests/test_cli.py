@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_help_teaches(tmp_path: Path) -> None:
     text = radet("score", "--help").stdout
     for word in ("--out", "--allow-http", "s3://bucket", "Exit codes"):
         assert word in text
+
+
+def test_the_version_is_that_of_all_that_computes() -> None:
+    done = radet("--version")
+    assert done.returncode == 0
+    told = dict(line.split(" ") for line in done.stdout.splitlines())
+    assert {name: told[name] for name in ("radet", "torch", "ray")} == {
+        name: version(name) for name in ("radet", "torch", "ray")
+    }
 
 
 @pytest.mark.parametrize(

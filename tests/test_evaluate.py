@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from PIL import Image
 
 from pipelines.calibrate import CalibrateJob, calibrate
@@ -104,6 +105,7 @@ def test_every_picture_is_in_every_table_or_listed_as_failed(found: tuple[Evalua
             assert (row["real"], row["generated"], row["failed"]) == (3 * EACH, 3 * EACH, 1)
             assert np.isfinite(row["auroc"])
     document = json.loads((Path(job.out) / "metrics.json").read_text())
+    assert document["software"]["ray"] == ray.__version__
     assert len(document["failures"]) == len(evaluation.conditions)
     assert {failure["status"] for failure in document["failures"]} == {"truncated"}
     assert len(document["results"]) == len(evaluation.rows)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 
 import pipelines.s3
@@ -147,6 +148,7 @@ def test_bad_inputs_are_rows_with_the_documented_status(tmp_path: Path, photogra
         assert (error is None) == (status == "ok")
     assert manifest["statuses"] == dict(Counter(expected.values()))
     assert manifest["inputs"]["ignored"] == {".pdf": 1}
+    assert manifest["software"]["ray"] == ray.__version__
 
 
 def test_duplicates_are_scored_once_and_every_row_has_the_score(tmp_path: Path, photographs: list[Image.Image]) -> None:
