@@ -23,7 +23,6 @@ from pipelines.pages import add_pages
 from pipelines.schemas import EXAMPLE_BATCH, EXAMPLE_SCORE
 from radet.errors import RadetError
 from radet.score import SCHEMA_VERSION
-from radet.software import software
 
 _ABOUT = """Is this picture generated? The same scores as `radet score` and `radet.Detector` give.
 
@@ -227,7 +226,6 @@ def _add_state(app: FastAPI, front: Front) -> None:
                     for name in ("max_bytes", "max_pixels", "max_request_bytes", "max_items")
                 },
                 "url_input": front.allow_url,
-                "software": software(),
             }
         )
 

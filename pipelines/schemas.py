@@ -140,7 +140,6 @@ class ModelAnswer(BaseModel):
     others: Annotated[list[str], Field(description="model ids that score beside it while a rollout is under way")]
     limits: dict[str, float]
     url_input: bool
-    software: Annotated[dict[str, str], Field(description="versions of what computes")]
 
 
 class Check(BaseModel):
