@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from radet.attribution import Attribution
 from radet.config import HeadsConfig
+from radet.group_norm import GroupNorm
 from radet.residuals import local_dependency
 from radet.standardise import Standardise
 from radet.tensors import whole_fp32
@@ -111,10 +112,10 @@ class LowLevelBranch(nn.Module):
         for features in (width, 2 * width, 3 * width):
             stages += [
                 nn.Conv2d(before, features, 3, stride=2, padding=1),
-                nn.GroupNorm(_GROUPS, features),
+                GroupNorm(_GROUPS, features),
                 nn.SiLU(),
                 nn.Conv2d(features, features, 3, padding=1),
-                nn.GroupNorm(_GROUPS, features),
+                GroupNorm(_GROUPS, features),
                 nn.SiLU(),
             ]
             before = features

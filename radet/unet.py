@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from radet.group_norm import GroupNorm
+
 _BLOCK = 4  # side of the pixel blocks
 _LEVELS = 3
 _GROUPS = 8
@@ -21,10 +23,10 @@ class _FilmBlock(nn.Module):
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_GROUPS, features)
+        self.norm1 = GroupNorm(_GROUPS, features)
         self.conv1 = nn.Conv2d(features, features, 3, padding=1)
         self.film = nn.Linear(dim, 2 * features)
-        self.norm2 = nn.GroupNorm(_GROUPS, features)
+        self.norm2 = GroupNorm(_GROUPS, features)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
         self.act = nn.SiLU()
 
