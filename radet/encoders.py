@@ -236,7 +236,8 @@ def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
     if path is None:
         if tag not in open_clip.list_pretrained_tags_by_model(name):
             raise ModelError("weights_missing", f"open_clip has no pretrained tag {tag!r} for {name}")
-        with _library_errors(weights):
+        file = _FILES.get((name, tag))
+        with _library_errors(weights, mend=f"; or name a folder that has {file} in RADET_WEIGHTS" if file else ""):
             # By itself first, because create_model calls every failure, of the network too, a RuntimeError.
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
             tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual
@@ -370,18 +371,18 @@ def _hub_reference(weights: str, family: str) -> str:
 
 
 @contextmanager
-def _library_errors(weights: str) -> Iterator[None]:
+def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
     """Of the libraries: an OSError is a file or a download that failed, a RuntimeError a tensor that does not fit."""
     try:
         yield
     except OSError as error:
-        raise ModelError("weights_missing", f"{weights!r} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError("weights_missing", f"{weights!r} cannot be loaded: {_first_line(error)}{mend}") from error
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError("weights_mismatch", f"{weights!r} does not fit the encoder: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 @contextmanager

