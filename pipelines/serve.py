@@ -7,6 +7,7 @@
 a bounded number of pictures.
 """
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -179,6 +180,7 @@ def _scaling(args: ServeArgs) -> dict[str, Any]:
 def start(args: ServeArgs, *, host: str, port: int) -> None:
     """Start the service on the connected cluster; returns when it is deployed. Raises RuntimeError where it cannot be:
     `problems` then knows more."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process, which says itself what it does
     serve.start(
         proxy_location="HeadOnly" if host.startswith("127.") else "EveryNode",
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=120.0),
