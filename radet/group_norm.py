@@ -8,7 +8,7 @@ class GroupNorm(nn.GroupNorm):
 
     Where channels lie together, as in decoded pixels and all that is convolved from them, torch takes the variance on
     a CPU as E[h^2] - E[h]^2, which cancels where it is small: a flat picture's logit was off by 2e-3, and otherwise on
-    another processor. Of contiguous planes, and on CUDA, it is exact.
+    another processor. Of contiguous planes (since pytorch/pytorch#54293), and on CUDA, it is exact.
     """
 
     def forward(self, h_BFHW: Tensor) -> Tensor:
