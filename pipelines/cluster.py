@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.commit import IncompleteError
-from pipelines.process import WORKER_ENV
+from pipelines.process import WORKER_ENV, cores
 from radet.errors import ConfigError, FetchError, ModelError
 
 _STORE_BYTES, _STORE_BYTES_A_CORE, _STORE_SHARE = 1 << 30, 256 << 20, 0.3
+_STORE_BYTES_ON_MACOS = 2 << 30  # the most that Ray accepts there
 _CONNECT_S = 10.0
 _STATE_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _NO_STATE = "http://127.0.0.1:9"  # the port of the discard protocol, at which nothing listens
@@ -82,8 +84,8 @@ def _stateless() -> Iterator[None]:
 def _store_bytes() -> int:
     """Of a local run's object store: some dozens of batches of crops, which are four times as large beside a GPU."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    wanted = len(os.sched_getaffinity(0)) * _STORE_BYTES_A_CORE
-    return max(_STORE_BYTES, min(wanted, int(_STORE_SHARE * memory)))
+    found = max(_STORE_BYTES, min(cores() * _STORE_BYTES_A_CORE, int(_STORE_SHARE * memory)))
+    return min(found, _STORE_BYTES_ON_MACOS) if sys.platform == "darwin" else found
 
 
 def _start_here(quiet: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ bytes --(decode threads)--> crop --(scorer)--> evidence --> the same Score as ev
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from pipelines.intake import Item
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import REPORT_EVERY_S, Report
 from pipelines.observe import Meters
+from pipelines.process import cores
 from pipelines.remote import MonitorClient, ScorerClient
 from pipelines.settings import FrontSettings
 from radet.crop import CropPolicy
@@ -281,5 +281,5 @@ def band(found: tuple[float, float] | None) -> dict[str, float] | None:
 
 
 def decode_threads(cpus: float) -> int:
-    """As many as Ray has given the process cores, one at least; all of them where it has counted none."""
-    return max(1, int(cpus)) if cpus else max(1, (os.cpu_count() or 1) // 2)
+    """As many as Ray has given the process cores, one at least; half of the machine's where it has counted none."""
+    return max(1, int(cpus)) if cpus else max(1, cores() // 2)

@@ -1,6 +1,7 @@
 """What every worker process of a run sets once, before it computes."""
 
 import ctypes
+import os
 from functools import lru_cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -21,6 +22,11 @@ WORKER_ENV = {
     "MALLOC_TRIM_THRESHOLD_": str(_TRIM_BYTES),
     "MALLOC_MMAP_THRESHOLD_": str(_MMAP_BYTES),
 }
+
+
+def cores() -> int:
+    """Those that this process may use; on macOS, which binds no process to cores, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ epoch; a run that lost a worker, a node or its driver goes on from the last one,
 """
 
 import math
-import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from pipelines.cluster import connected, driver_node
 from pipelines.feed import RayFeed
 from pipelines.labelled import Labelled, list_labelled
-from pipelines.process import tune
+from pipelines.process import cores, tune
 from pipelines.storage import LocalFolder, open_folder
 from pipelines.weights import find_encoders
 from radet.attribution import families_of
@@ -269,7 +268,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
 def _controls(settings: dict[str, Any], state: Checkpoint) -> dict[str, Control]:
     """The controls of the best epoch, where the training was: on a GPU if it had one."""
-    tune(threads=len(os.sched_getaffinity(0)))
+    tune(threads=cores())
     detector, recipe, feed = _parts(settings, "cuda" if ray.get_gpu_ids() else "cpu")
     run = Run(detector, recipe)
     with state.as_directory() as folder:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from PIL import Image
+from ray._private.ray_constants import MAC_DEGRADED_PERF_MMAP_SIZE_LIMIT
 
 import pipelines.s3
 from benchmarks.tiny import write_checkpoint, write_parquet
@@ -252,6 +253,14 @@ def test_a_local_store_holds_what_the_plan_may(cores: int, gpus: int, monkeypatc
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (64 << 30) // 4096}.__getitem__)
     assert Plan.of({"CPU": cores, "GPU": gpus}, None).store_bytes(CropPolicy()) <= _store_bytes()
+
+
+def test_a_local_store_on_macos_is_one_that_ray_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (64 << 30) // 4096}.__getitem__)
+    assert _store_bytes() == MAC_DEGRADED_PERF_MMAP_SIZE_LIMIT
 
 
 @pytest.mark.slow
