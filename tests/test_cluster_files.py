@@ -183,7 +183,7 @@ def test_the_service_is_the_serve_config() -> None:
 def test_the_image_follows_the_pins() -> None:
     text = (CLUSTER / "Dockerfile").read_text()
     assert f'image.version="{version("radet")}"' in text
-    assert text.count("--constraint constraints.txt") == 4
+    assert text.count("--constraint constraints.txt") == 6
     assert text.count("USER 1000:1000") == 2
     assert text.count("HEALTHCHECK") == 1
     copied = set(re.findall(r"^COPY (?!--from)(.+?) \S+$", text, re.MULTILINE))

