@@ -13,8 +13,9 @@ from jobs.evaluate import evaluate
 from jobs.explain import explain
 from jobs.models import models
 from jobs.report import report
-from jobs.score import Stop, score
+from jobs.score import score
 from jobs.serve import serve
+from jobs.stop import Stop
 from jobs.submit import jobs, submit
 from jobs.train import train
 from radet.errors import RadetError

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.stop import SCORES_ARE_KEPT, Stop
+
 
 def evaluate(
     data: Annotated[
@@ -76,6 +78,8 @@ def evaluate(
     screen = EvaluateScreen(console)
     try:
         found = run(job, screen)
+    except KeyboardInterrupt:
+        raise Stop(SCORES_ARE_KEPT, 1) from None
     finally:
         screen.close()
     console.print("Drawing the report ...")

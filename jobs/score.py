@@ -5,13 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-
-class Stop(Exception):  # noqa: N818 - not an error of the program: its end
-    """What to say at the end, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+from jobs.stop import SCORES_ARE_KEPT, Stop
 
 
 def score(
@@ -90,7 +84,7 @@ def score(
     except IncompleteError as error:
         raise Stop(str(error), 1) from error
     except KeyboardInterrupt:
-        raise Stop("stopped: what is scored so far is kept, run the same command again to go on", 1) from None
+        raise Stop(SCORES_ARE_KEPT, 1) from None
     finally:
         screen.close()
     console = Console(highlight=False)

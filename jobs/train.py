@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from jobs.spans import span
+from jobs.stop import Stop
 
 
 def train(
@@ -56,5 +57,8 @@ def train(
         address=address,
     )
     console = Console(stderr=True, highlight=False)
-    with TrainScreen(console) as screen:
-        publish(job, run(job, screen), screen.events, console)
+    try:
+        with TrainScreen(console) as screen:
+            publish(job, run(job, screen), screen.events, console)
+    except KeyboardInterrupt:
+        raise Stop("stopped: finished epochs are kept, run the same command with --resume to go on", 1) from None

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +112,20 @@ def _start_here(quiet: dict[str, Any]) -> None:
 
 
 @contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, from a timeout, a scheduler or a container's end, is a KeyboardInterrupt meanwhile. Ray's own handler,
+    which has just been set, aborts with a trace of C++ and leaves nobody time to say how to go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; a connection that is already there is used and kept."""
     if address is None:
@@ -147,6 +163,7 @@ def connected(address: str | None) -> Iterator[None]:
         mend = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on the head)"
         raise ConfigError(f"the Ray cluster at {address} wants a token: {mend}") from error
     try:
-        yield
+        with _ended_as_by_ctrl_c():
+            yield
     finally:
         ray.shutdown()

@@ -1,6 +1,7 @@
 """The command line, as a user meets it: exit codes, one-line errors, help."""
 
 import os
+import socket
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jobs.stop import SCORES_ARE_KEPT
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
 
@@ -90,6 +92,28 @@ def test_a_missing_bucket_and_an_unreachable_server_are_one_clear_line(s3: S3Ser
     assert "nobucket" in refused("score", "s3://nobucket/x", "--out", "/tmp/o")
     nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "2"}
     assert "could not be reached" in refused("score", s3.url("x"), "--out", "/tmp/o", **nowhere)
+
+
+def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
+    """By SIGTERM, as from a timeout or a scheduler; left to itself, Ray aborts with a trace of its C++."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        urls = tmp_path / "urls.csv"
+        urls.write_text(f"uri\nhttp://{host}/a.jpg\n")
+        process = subprocess.Popen(
+            [RADET, "score", str(urls), "--out", str(tmp_path / "out"), "--allow-http"],
+            env=os.environ | {"RADET_HTTP_TRUSTED": host},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server.settimeout(100)
+        with server.accept()[0]:  # a loader asks, and waits for an answer
+            process.terminate()
+            _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert told.splitlines()[-1] == f"radet: {SCORES_ARE_KEPT}"
+    assert "SIGTERM" not in told
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:

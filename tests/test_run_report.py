@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.score import Stop
+from jobs.stop import Stop
 from pipelines.run_report import run_page
 from pipelines.sink import read_scores
 from radet.errors import ConfigError
