@@ -283,7 +283,7 @@ def test_a_device_that_is_not_there_is_refused(device):
 
 def test_encoder_weights_in_the_checkpoint_travel_with_it(lite, crops, tmp_path):
     """A relative weight file belongs to the checkpoint; one at an absolute path stays where it is."""
-    tower = _load_timm("tf_efficientnet_lite0", lite.config.encoder.weights, LITE).tower
+    tower = _load_timm("tf_efficientnet_lite0", lite.config.encoder.weights, "none", LITE).tower
     state = {name: value.contiguous() for name, value in tower.state_dict().items()}
     (tmp_path / "here").mkdir()
     save_file(state, tmp_path / "here" / "encoder.safetensors")
