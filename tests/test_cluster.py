@@ -1,8 +1,12 @@
 """What a run may use of this machine, told by a real executor."""
 
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -38,3 +42,27 @@ def test_a_run_of_ones_own_has_all_cpus_from_first_to_last(ray_session: None, mo
         )
         assert dataset.count() == blocks
     assert _Look.cpus - {0.0} == {2.0}, "none before Ray has told of any, then both"
+
+
+HANGING = """
+import atexit, os, time, ray
+from pipelines.cluster import connected
+
+class Hanging:
+    def begin(self):
+        atexit.register(time.sleep, 600)
+        return os.getpid()
+
+with connected(None):
+    actor = ray.remote(Hanging).remote()
+    print(ray.get(actor.begin.remote()))
+    del actor  # it ends by itself, as Ray Train's controller does
+    time.sleep(3)
+"""
+
+
+@pytest.mark.ray
+def test_a_process_that_hangs_in_its_own_exit_ends_with_the_run() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, check=True, timeout=120)
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(done.stdout)).status() == psutil.STATUS_ZOMBIE, "it still runs"

@@ -160,6 +160,13 @@ def test_torch_compile_sees_a_plain_layer() -> None:
 
 
 @torch.inference_mode()
+def test_torch_compile_sees_a_plain_convolution() -> None:
+    plain, x = nn.Conv2d(16, 24, 1).requires_grad_(False), torch.randn(1, 16, 8, 8)
+    compiled = torch.compile(Pointwise(plain), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), plain(x))
+
+
+@torch.inference_mode()
 def test_weights_that_were_made_in_inference_mode() -> None:
     plain, x = nn.Linear(64, 48).requires_grad_(False), torch.randn(3, 64)
     ours = Linear(plain)
