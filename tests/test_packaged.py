@@ -46,7 +46,6 @@ def test_it_is_the_tower_of_the_folder_of_weights(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
-@there
 def test_eight_bits_are_for_who_asks_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RADET_WEIGHTS", raising=False)
     monkeypatch.setattr(packaged, "clip_b16", dict)
