@@ -6,7 +6,8 @@ python -m benchmarks.gpu [--images FOLDER] [--batch 256] [--save gpu]         (n
     scorer     clean and perturbed pass, drifts, learned probe, branches: images/s in bf16, crops already on the card;
                as it is, and with the encoder's blocks under torch.compile
     encoder    one pass alone, likewise
-    drift      the floor (rounding alone, alone against in batches) in bf16 and fp32, beside the drift of noise pictures
+    drift      the floor (rounding alone, alone against in batches) in bf16, compiled too, and fp32, beside the drift of
+               noise pictures
     training   images/s of the training step, micro-batches of 64 in a global batch of 256
     files      (--images) read and decode by a process a core, and score: what a node with this card does end to end
 
@@ -113,7 +114,8 @@ class Bench:
             assert evidence.drift_cosine is not None
             found[f"noise_{precision}"] = float(np.median(evidence.drift_cosine))
         detector.encoder.precision = "bf16"
-        return found
+        with compiled(detector):
+            return found | {"floor_compiled_bf16": drift_floor(detector, (7, 64))}
 
     def training(self, detector: Detector, recipe: Recipe) -> float:
         optimiser = new_optimiser(detector, recipe)

@@ -1,8 +1,9 @@
 """The same detector behind LitServe, for benchmarks.serving_peers:  python -m benchmarks.litserve_server --port 8001
 
 LitServe (Apache-2.0, not a dependency: pip install litserve) as its documentation has it: dynamic batches, a worker a
-core, the picture as base64 in JSON. It answers on the path and with the field of radet's own endpoint, so the client
-cannot tell them apart; what it lacks is everything else (statuses, limits, keys, metrics, explanations).
+core or --workers on a GPU, the picture as base64 in JSON. It answers on the path and with the field of radet's own
+endpoint, so the client cannot tell them apart; what it lacks is everything else (statuses, limits, keys, metrics,
+explanations).
 """
 
 import argparse
@@ -23,9 +24,9 @@ class Scoring(litserve.LitAPI):  # type: ignore[misc]
         super().__init__(**settings)
         self._model = model
 
-    def setup(self, device: str) -> None:  # noqa: ARG002
+    def setup(self, device: str) -> None:
         tune()
-        self._detector = Detector.from_pretrained(self._model)
+        self._detector = Detector.from_pretrained(self._model, device=device)
 
     def decode_request(self, request: dict[str, str]) -> Pixels:
         data = base64.b64decode(request["image"])
@@ -45,9 +46,11 @@ def main() -> None:
     parser.add_argument("--model", default="radet-lite")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--accelerator", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     asked = parser.parse_args()
     api = Scoring(asked.model, max_batch_size=asked.batch_size, batch_timeout=0.005, api_path="/v1/score")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=len(os.sched_getaffinity(0)), timeout=60)
+    server = litserve.LitServer(api, accelerator=asked.accelerator, workers_per_device=asked.workers, timeout=60)
     server.run(host="127.0.0.1", port=asked.port, generate_client_file=False)
 
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from radet.software import software
 
 _RESULTS = Path(__file__).parent / "results"
@@ -17,6 +19,7 @@ def describe() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     flags = next(line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    card = {"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -24,6 +27,7 @@ def describe() -> dict[str, Any]:
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
+        **card,
         "versions": software(),
     }
 

@@ -2,9 +2,11 @@
 
 python -m benchmarks.serving IMAGES --url http://127.0.0.1:8000 [--model radet-lite] [--seconds 30] [--name NAME]
 
-Start the service first (`radet serve --replicas 2`), so that what is measured is what users run.
+Start the service first (`radet serve --replicas 2`; with `--gpus`, say --device cuda here), so that what is measured is
+what users run.
 
-    bare         one process per core: read, decode, evidence, and nothing else (benchmarks.throughput)
+    bare         one process per core: read, decode, evidence, and nothing else (benchmarks.throughput); on a GPU one
+                 process with the detector, and one per core that reads and decodes for it (benchmarks.gpu)
     saturated    closed loop, enough clients to keep every scorer busy: images/s, and its share of `bare`
     open loop    requests at fixed times, at 50, 80 and 150 % of `saturated`: latencies of what was accepted, counted
                  from the time at which a request was due (not from when a slow client got to it), and refusals
@@ -29,11 +31,14 @@ from urllib.parse import urlsplit
 import aiohttp
 import numpy as np
 
+from benchmarks.gpu import Bench
 from benchmarks.machine import save
 from benchmarks.throughput import CORES, bare, pick
+from radet import Detector
 
 _LOADS = (0.5, 0.8, 1.5)
 _COUNT = 256  # images that are sent round and round
+_BATCH, _TURNS = 32, 16  # of the bare loop on a GPU: a batch as the service has it there, and how often round
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
@@ -47,8 +52,9 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
 
 
 def saturate(url: str, bodies: list[bytes], seconds: float, clients: int) -> dict[str, Any]:
-    """Images a second of so many clients that never pause, refusals tried again at once."""
+    """Images a second of so many clients that never pause, refusals tried again at once; and how long they waited."""
     counts: Counter[int] = Counter()
+    accepted: list[float] = []
     source, lock = itertools.cycle(bodies), threading.Lock()
     place = urlsplit(url)
     begun = time.perf_counter()
@@ -58,18 +64,27 @@ def saturate(url: str, bodies: list[bytes], seconds: float, clients: int) -> dic
         while time.perf_counter() < begun + seconds:
             with lock:
                 body = next(source)
+            sent = time.perf_counter()
             connection.request("POST", "/v1/score", body, _headers(body))
             answer = connection.getresponse()
             answer.read()
+            spent = time.perf_counter() - sent
             with lock:
                 counts[answer.status] += 1
+                if answer.status == 200:
+                    accepted.append(spent)
         connection.close()
 
     with ThreadPoolExecutor(clients) as pool:
         for done in [pool.submit(client) for _ in range(clients)]:
             done.result()
     spent = time.perf_counter() - begun
-    return {"images_per_s": counts[200] / spent, "clients": clients, "statuses": dict(counts)}
+    return {
+        "images_per_s": counts[200] / spent,
+        "clients": clients,
+        "statuses": dict(counts),
+        "accepted_ms": percentiles(accepted),
+    }
 
 
 async def open_loop(url: str, bodies: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
@@ -122,6 +137,14 @@ def run(url: str, bodies: list[bytes], seconds: float, clients: int) -> dict[str
     return {"saturated": tops, "open_loop": dict(zip(map(str, _LOADS), loads, strict=True))}
 
 
+def alone_on(device: str, files: list[Path], model: str) -> float:
+    """Images a second with no service."""
+    if device == "cpu":
+        return bare(files, model)
+    detector = Detector.from_pretrained(model, device=device)
+    return Bench(device, _BATCH, 0.0).files(detector, files * _TURNS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
@@ -129,14 +152,15 @@ def main() -> None:
     parser.add_argument("--model", default="radet-lite")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=4 * CORES)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", help="write benchmarks/results/NAME.json")
     asked = parser.parse_args()
     files = pick(asked.images, _COUNT)
     bodies = [path.read_bytes() for path in files]
-    before = bare(files, asked.model)
+    before = alone_on(asked.device, files, asked.model)
     found = run(asked.url, bodies, asked.seconds, asked.clients)
     # Before and after: the machine may have been shared with somebody meanwhile.
-    alone = (before + bare(files, asked.model)) / 2
+    alone = (before + alone_on(asked.device, files, asked.model)) / 2
     top = sum(one["images_per_s"] for one in found["saturated"]) / len(found["saturated"])
     found |= {"bare_images_per_s": alone, "share_of_bare": top / alone}
     accepted = {load: result["accepted_ms"] for load, result in found["open_loop"].items()}

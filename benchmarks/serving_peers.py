@@ -1,6 +1,6 @@
 """The endpoint beside LitServe serving the same detector on the same cores, by turns.
 
-python -m benchmarks.serving_peers IMAGES --litserve PYTHON [--rounds 3] [--seconds 15] [--save serving_peers]
+python -m benchmarks.serving_peers IMAGES --litserve PYTHON [--rounds 3] [--seconds 15] [--gpus] [--save serving_peers]
 
 PYTHON is an interpreter that has this project and litserve, which is no dependency. In every round each service is
 started, warmed, measured and stopped, one after the other, so that a machine that is slower in one minute than in the
@@ -8,10 +8,12 @@ next is so to all of them:
 
     radet           `radet serve`, with Ray's own proxy
     radet haproxy   the same in HAProxy mode
-    litserve        benchmarks.litserve_server
+    litserve        benchmarks.litserve_server, a worker a core; with --gpus one worker a GPU, and as many as a quarter
+                    of the cores
 
 Pictures travel as base64 in JSON, which is what LitServe's documentation sends. `saturated` is a closed loop; then
-requests come at fixed times, at one rate for all: 80 % of the least that a service of the first round could do.
+requests come at fixed times, at one rate for all: --rate, or 80 % of the least that a service of the first round could
+do.
 """
 
 import argparse
@@ -36,20 +38,27 @@ from benchmarks.throughput import CORES, pick
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
-_STARTS_S = 180
+_STARTS_S = int(os.environ.get("STARTS_S", "180"))
 _COUNT = 256
 _LOAD = 0.8
 
 
-def services(model: str, litserve: str) -> dict[str, tuple[list[str], dict[str, str], str]]:
+def services(model: str, litserve: str, *, gpus: bool) -> dict[str, tuple[list[str], dict[str, str], str]]:
     """name -> (command, environment, the path that answers 200 when it is ready)"""
     radet = str(Path(sys.executable).with_name("radet"))
-    ours = [radet, "serve", "--model", model, "--replicas", str(CORES), "--port", str(_PORT)]
+    ours = [radet, "serve", "--model", model, "--port", str(_PORT)]
+    ours += ["--gpus"] if gpus else ["--replicas", str(CORES)]
     theirs = [litserve, "-m", "benchmarks.litserve_server", "--model", model, "--port", str(_PORT)]
-    return {
+    found: dict[str, tuple[list[str], dict[str, str], str]] = {
         "radet": (ours, {}, "/readyz"),
         "radet haproxy": (ours, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, "/readyz"),
-        "litserve": (theirs, {}, "/health"),
+    }
+    if not gpus:
+        return found | {"litserve": (theirs, {}, "/health")}
+    theirs += ["--accelerator", "cuda", "--batch-size", "32", "--workers"]
+    return found | {
+        f"litserve, {workers} a GPU": ([*theirs, str(workers)], {}, "/health")
+        for workers in dict.fromkeys((1, max(1, CORES // 4)))
     }
 
 
@@ -94,6 +103,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--clients", type=int, default=4 * CORES)
+    parser.add_argument("--gpus", action="store_true", help="the detector on a GPU")
+    parser.add_argument("--rate", type=float, default=0.0, help="of the requests that come at fixed times, a second")
     parser.add_argument("--save")
     asked = parser.parse_args()
     bodies = [
@@ -101,14 +112,14 @@ def main() -> None:
         for path in pick(asked.images, _COUNT)
     ]
     rounds: list[dict[str, Any]] = []
-    rate = 0.0
+    rate = asked.rate
     for number in range(asked.rounds):
         found: dict[str, Any] = {}
-        for name, service in services(asked.model, asked.litserve).items():
+        for name, service in services(asked.model, asked.litserve, gpus=asked.gpus).items():
             with running(*service):
                 saturate(_URL, bodies, 6.0, asked.clients)  # every process has seen its first pictures
                 found[name] = {"saturated": saturate(_URL, bodies, asked.seconds, asked.clients)}
-                if number:
+                if rate:
                     found[name]["open_loop"] = asyncio.run(open_loop(_URL, bodies, rate, asked.seconds))
             print(number, name, json.dumps(found[name]), flush=True)
         rate = rate or _LOAD * min(one["saturated"]["images_per_s"] for one in found.values())

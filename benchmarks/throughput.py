@@ -51,6 +51,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
 CORES = len(os.sched_getaffinity(0))
 BATCH = 32
+_STEADY_BATCHES = 6  # of each core, at least: `slope` leaves out the first half, and one of each at both ends
 
 
 class Clock(Watcher):
@@ -205,6 +206,8 @@ def main() -> None:
     parser.add_argument("--save", default="throughput")
     asked = parser.parse_args()
     chosen = pick(asked.images, asked.count)
+    if len(chosen) < (least := _STEADY_BATCHES * CORES * BATCH):
+        parser.error(f"{len(chosen)} images: steady state on {CORES} cores wants {least}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "images")
         folder.mkdir()

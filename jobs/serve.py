@@ -54,7 +54,8 @@ def serve(
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # before Ray Serve is imported, which reads it then
     from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
-    from pipelines.serve import ServeArgs, problems, start, stop
+    from pipelines.process import cores
+    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, start, stop
     from pipelines.weights import local_model
 
     folder = resolve(local_model(model))  # a wrong name or config is told before anything starts
@@ -70,6 +71,7 @@ def serve(
         max_replicas=most,
         gpus=1.0 if gpus else 0.0,
         env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        **(fronts_beside_gpus(cores(), most) if gpus and address is None else {}),
     )
     stopped = threading.Event()
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core

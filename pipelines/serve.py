@@ -92,6 +92,12 @@ class ServeArgs(BaseModel):
         return self.scorer or ScorerSettings(max_batch_size=32 if self.gpus else 2)
 
 
+def fronts_beside_gpus(cores: int, scorers: int) -> dict[str, Any]:
+    """Of ServeArgs, on a machine with so many cores: half of them decode, two a front, and each scorer keeps one."""
+    fronts = min(cores // 4, (cores - scorers) // 2)
+    return {"fronts": fronts, "front_cpus": 2.0} if fronts > 0 else {}
+
+
 def application(args: ServeArgs) -> Application:
     """What `serve deploy` builds: `import_path: pipelines.serve:application`."""
     monitor = serve.deployment(

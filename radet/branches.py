@@ -21,7 +21,7 @@ from radet.config import HeadsConfig
 from radet.group_norm import GroupNorm
 from radet.residuals import local_dependency
 from radet.standardise import Standardise
-from radet.tensors import whole_fp32
+from radet.tensors import steady_convolutions
 
 _GROUPS = 8
 
@@ -126,7 +126,7 @@ class LowLevelBranch(nn.Module):
     def freeze(self, real: Statistics) -> None:
         self.scale.copy_(real.residual_std.median())
 
-    @whole_fp32()
+    @steady_convolutions()
     def forward(self, seen: Seen) -> Tensor:
         h_BFHW = self.stages(local_dependency(seen.pixels) / self.scale)
         logit_B1: Tensor = self.read(torch.cat([h_BFHW.mean((2, 3)), h_BFHW.amax((2, 3))], dim=1))

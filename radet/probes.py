@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radet.config import ProbeConfig
-from radet.tensors import whole_fp32
+from radet.tensors import steady_convolutions
 from radet.unet import LightUNet
 
 #: Pairs of embeddings, by number: 0 is the clean picture, i > 0 the i-th view.
@@ -120,7 +120,7 @@ class LearnedProbe(nn.Module):
         self.eps = config.eps
         self.network = LightUNet(dim, config.width)
 
-    @whole_fp32()
+    @steady_convolutions()
     def perturbation(self, x_BCHW: Tensor, z_BD: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """delta_BCHW. `eps` replaces the checkpoint's: a number, or one for each picture as [B, 1, 1, 1]."""
         return (self.eps if eps is None else eps) * torch.tanh(self.network(x_BCHW, z_BD))

@@ -121,8 +121,11 @@ def test_drift_is_that_of_the_two_embeddings(drifting, crops):
     assert evidence.drift_l2 == pytest.approx((z - moved).norm(dim=1).numpy(), rel=1e-4)
 
 
-def test_every_convolution_is_in_fp32_by_cudnn(lite, crops):
-    """What a GPU would be told; TF32, which cuDNN takes of its own accord, is another arithmetic than a CPU's."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_convolution_is_in_tf32_and_none_in_bf16_by_cudnn(lite, crops, monkeypatch, precision):
+    """What a GPU would be told. TF32, which cuDNN takes of its own accord, is another arithmetic than a CPU's; in bf16
+    cuDNN rounds otherwise in another batch."""
+    monkeypatch.setattr(lite.encoder, "precision", precision)
     cudnn, seen = torch.backends.cudnn, {}
     hooks = [
         module.register_forward_hook(lambda *_, name=name: seen.update({name: (cudnn.enabled, cudnn.allow_tf32)}))
@@ -133,8 +136,8 @@ def test_every_convolution_is_in_fp32_by_cudnn(lite, crops):
     lite.evidence(crops[:1])
     for hook in hooks:
         hook.remove()
-    assert {name.partition(".")[0] for name in seen} == {"encoder", "probe", "heads"}
-    assert set(seen.values()) == {(True, False)}
+    told = {(name.partition(".")[0], *flags) for name, flags in seen.items()}
+    assert told == {("encoder", precision == "fp32", False), ("probe", True, False), ("heads", True, False)}
     assert (cudnn.enabled, cudnn.allow_tf32) == before == (True, True)
 
 

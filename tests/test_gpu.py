@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.serve import ServeArgs, fronts_beside_gpus
 from pipelines.sink import read_scores
 from radet import Detector
 
@@ -42,3 +43,12 @@ def test_a_cluster_with_a_gpu_scores_on_it(photographs: list[Image.Image], tmp_p
     rows = {row["id"]: row["logit"] for row in read_scores(str(out)).to_pylist()}
     alone = Detector.from_pretrained("radet-lite").score(sorted(corpus.rglob("*.jpg")))
     assert rows == pytest.approx({f"{one.id}": one.logit for one in alone}, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cores", "scorers", "fronts"), [(16, 1, 4), (16, 8, 4), (12, 8, 2), (8, 8, 0), (4, 1, 1), (2, 1, 0)]
+)
+def test_fronts_and_scorers_fit_on_the_machine(cores: int, scorers: int, fronts: int) -> None:
+    args = ServeArgs(gpus=1, max_replicas=scorers, **fronts_beside_gpus(cores, scorers))
+    assert args.fronts == fronts
+    assert args.fronts * args.front_cpus + args.max_replicas * args.cpus <= cores
