@@ -7,7 +7,9 @@
 a bounded number of pictures.
 """
 
+import io
 import logging
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -197,7 +199,8 @@ def start(args: ServeArgs, *, host: str, port: int) -> None:
 
 def stop() -> None:
     """Let requests under way finish, then end the service."""
-    serve.shutdown()
+    with redirect_stdout(io.StringIO()):  # Ray says there that the controller is dead: it has killed it
+        serve.shutdown()
 
 
 def problems(timeout_s: float = 5.0) -> list[Problem]:
