@@ -52,8 +52,8 @@ def serve(
         raise ConfigError("--haproxy: a cluster has it where RAY_SERVE_ENABLE_HA_PROXY=1 was set before `ray start`")
     if haproxy:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # before Ray Serve is imported, which reads it then
-        # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and ends
-        # with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
+        # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and
+        # ends with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
     from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
