@@ -1,6 +1,7 @@
 """What a run shows on a terminal: a progress line while it runs, a table when it ends."""
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.compare import Nights
 
 _PLAIN_EVERY_S = 10.0  # where the output is a log, not a terminal
+_RATE_S, _RATE_POINTS = 60.0, 8  # the rate is that of the last minute, and of so many batches at least
 _BUSY = 0.5  # a stage that was busy for less of the time did not hold the others up
 
 
@@ -24,7 +26,7 @@ class ScoreScreen(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._begun = time.monotonic()
+        self._points: deque[tuple[float, int]] = deque()  # when so many rows were done
         self._shown = 0.0
 
     def opened(self, source: str, facts: dict[str, Any]) -> None:
@@ -33,7 +35,6 @@ class ScoreScreen(Watcher):
             self._console.print(f"Resuming: {facts['staged']:,} inputs are already scored by an interrupted run")
         if facts["orphans_removed"]:
             self._console.print(f"Removed {facts['orphans_removed']:,} files that no run had committed")
-        self._begun = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(Text("starting ..."), console=self._console, transient=True, refresh_per_second=4)
             self._live.start()
@@ -56,14 +57,23 @@ class ScoreScreen(Watcher):
             self._live = None
 
     def _line(self, tally: Tally, progress: Progress) -> str:
-        elapsed = time.monotonic() - self._begun
-        rate = tally.rows / elapsed if elapsed else 0.0
-        todo = progress.counts.new
-        parts = [f"{tally.rows:,} of {todo:,}{'+' if progress.listing else ''} rows", f"{rate:,.1f}/s"]
-        if not progress.listing and rate:
-            parts.append(f"{_duration((todo - tally.rows) / rate)} left")
+        todo = progress.counts.new + progress.ahead
+        parts = [f"{tally.rows:,} of {todo:,}{'+' if progress.listing else ''} rows"]
+        if rate := self._rate(tally.rows):
+            parts.append(f"{rate:,.1f}/s")
+            if not progress.listing:
+                parts.append(f"{_duration((todo - tally.rows) / rate)} left")
         parts += [f"{count:,} {status}" for status, count in sorted(tally.statuses.items()) if status != "ok"]
         return " · ".join(parts)
+
+    def _rate(self, rows: int) -> float:
+        """Rows a second of late; 0 until a second batch is there: how long the first took is mostly starting up."""
+        now, points = time.monotonic(), self._points
+        points.append((now, rows))
+        while len(points) > _RATE_POINTS and points[1][0] < now - _RATE_S:
+            points.popleft()
+        begun, before = points[0]
+        return (rows - before) / (now - begun) if now > begun else 0.0
 
 
 def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:

@@ -19,7 +19,11 @@ class EvaluateScreen(EvaluateWatcher):
 
     def opened(self, labelled: Labelled, conditions: list[str], detectors: list[str]) -> None:
         self._total = len(detectors)
-        self._console.print(f"{labelled.summary()}; {len(detectors)} detectors, {len(conditions)} conditions")
+        parts = [
+            f"{len(of)} {word}{'s' * (len(of) != 1)}"
+            for of, word in ((detectors, "detector"), (conditions, "condition"))
+        ]
+        self._console.print(f"{labelled.summary()}; {', '.join(parts)}")
 
     def detector(self, number: int, name: str) -> ScoreScreen:
         self.close()

@@ -45,7 +45,8 @@ class Progress(NamedTuple):
     """How far the listing is."""
 
     counts: Counts
-    listing: bool  # still going on
+    ahead: int  # inputs that are listed, of which it is not known yet whether they are done
+    listing: bool  # still going on, or there are archives whose inputs nobody has counted
     ignored: dict[str, int]  # files that are no inputs, by suffix
 
 
@@ -88,6 +89,7 @@ class Coordinator:
                 self._listed_more.wait(_POLL_S)
 
     def admit(self, shard: int, first: int, inputs: Sequence[tuple[bytes, bytes | None]]) -> list[bool]:
+        self._index.meet(shard, first + len(inputs))
         return self._index.admit((shard + 1 << 32) + first, inputs)
 
     def claim(self, inputs: Sequence[tuple[bytes, bytes]]) -> list[int]:
@@ -100,7 +102,10 @@ class Coordinator:
 
     def progress(self) -> Progress:
         return Progress(
-            self._index.counts(), not self._finished.is_set(), dict(self._source.ignored) if self._source else {}
+            counts=self._index.counts(),
+            ahead=self._index.ahead,
+            listing=not self._finished.is_set() or self._index.uncounted,
+            ignored=dict(self._source.ignored) if self._source else {},
         )
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +119,7 @@ class Coordinator:
     def _list(self, source: Source) -> None:
         try:
             for shard in itertools.chain(self._file_shards(source), self._container_shards(source)):
-                self._index.add_shard(self._shards, json.dumps(shard))
+                self._index.add_shard(self._shards, json.dumps(shard), shard.inputs)
                 self._shards += 1
                 with self._listed_more:
                     self._listed_more.notify_all()

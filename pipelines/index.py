@@ -21,7 +21,7 @@ PRAGMA cache_size = -8192;  -- 8 MiB
 CREATE TABLE done (key BLOB PRIMARY KEY, version BLOB, sha BLOB, retry INT, staged INT, count INT) WITHOUT ROWID;
 CREATE TABLE content (sha BLOB PRIMARY KEY, owner BLOB) WITHOUT ROWID;  -- owner: null where a committed run has it
 CREATE TABLE listed (key BLOB PRIMARY KEY, place INT) WITHOUT ROWID;
-CREATE TABLE shard (id INTEGER PRIMARY KEY, payload TEXT);
+CREATE TABLE shard (id INTEGER PRIMARY KEY, payload TEXT, inputs INT, met INT);  -- inputs: null if nobody knows yet
 CREATE TABLE container (key BLOB PRIMARY KEY, version BLOB, count INT) WITHOUT ROWID;
 """
 
@@ -62,6 +62,8 @@ class Index:
         self._new = self._unchanged = self._resumed = self._repeated = 0
         self._staged = 0  # distinct inputs that interrupted runs left behind
         self._restaged = 0  # of these, the ones that this run does again because they changed since
+        self._ahead = 0  # inputs of shards that are not met yet
+        self._uncounted = self._finished = 0  # archives that hold nobody knows how many; containers read to their end
 
     def close(self) -> None:
         with self._lock:
@@ -163,6 +165,7 @@ class Index:
 
     def finish_container(self, key: bytes, version: bytes, count: int) -> None:
         with self._lock:
+            self._finished += not self._one("SELECT 1 FROM container WHERE key = ?", key)
             self._database.execute("INSERT OR REPLACE INTO container VALUES (?, ?, ?)", (key, version, count))
 
     def containers(self) -> list[tuple[bytes, bytes, int]]:
@@ -171,9 +174,20 @@ class Index:
 
     # --- the spool of shards -------------------------------------------------------------------------------------
 
-    def add_shard(self, shard: int, payload: str) -> None:
+    def add_shard(self, shard: int, payload: str, inputs: int | None) -> None:
+        """`inputs` that will be met when it is read; None: nobody knows before."""
         with self._lock:
-            self._database.execute("INSERT INTO shard VALUES (?, ?)", (shard, payload))
+            self._database.execute("INSERT INTO shard VALUES (?, ?, ?, 0)", (shard, payload, inputs))
+            self._ahead += inputs or 0
+            self._uncounted += inputs is None
+
+    def meet(self, shard: int, inputs: int) -> None:
+        """So many inputs of a shard have been met; a retried task meets them again."""
+        with self._lock:
+            known, met = self._one("SELECT inputs, met FROM shard WHERE id = ?", shard)
+            if known is not None and met < (now := min(inputs, known)):
+                self._database.execute("UPDATE shard SET met = ? WHERE id = ?", (now, shard))
+                self._ahead -= now - met
 
     def shards(self, first: int, count: int) -> list[str]:
         with self._lock:
@@ -181,6 +195,18 @@ class Index:
             return [row[0] for row in self._database.execute(query, (first, first + count))]
 
     # --- the sums ------------------------------------------------------------------------------------------------
+
+    @property
+    def ahead(self) -> int:
+        """Inputs that are listed and not met: some of them may be done already."""
+        with self._lock:
+            return self._ahead if self._limit is None else min(self._ahead, max(0, self._limit - self.expected))
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether there are inputs ahead that nobody has counted: in archives that are not read to their end."""
+        with self._lock:
+            return self._uncounted > self._finished and not self.limit_reached
 
     def counts(self) -> Counts:
         with self._lock:

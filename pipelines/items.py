@@ -70,6 +70,15 @@ class Shard(NamedTuple):
         return [Entry(*fields) for fields in self.body["entries"]]
 
     @property
+    def inputs(self) -> int | None:
+        """How many inputs are still to be met when it is read; None where nobody knows before."""
+        if self.kind == "tar":
+            return None
+        if self.kind == "parquet":
+            return int(self.body["rows"])
+        return len(self.body["entries"]) if self.kind == "uris" else 0
+
+    @property
     def names_uris(self) -> bool:
         """Whether its inputs still have to be looked at and fetched."""
         return self.kind == "uris" or (self.kind == "parquet" and self.body["bytes"] is None)

@@ -57,7 +57,7 @@ def refuse_http(location: str, column: str | None) -> None:
 
 
 def row_groups(location: str) -> Iterator[dict[str, int]]:
-    """Where each row group starts; one for a file that cannot be read, so that reading it says why."""
+    """Where each row group starts, and its rows; one for a file that cannot be read, so that reading it says why."""
     try:
         with open_file(location) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -65,7 +65,7 @@ def row_groups(location: str) -> Iterator[dict[str, int]]:
         sizes = [0]
     first = 0
     for group, size in enumerate(sizes):
-        yield {"group": group, "first_row": first}
+        yield {"group": group, "first_row": first, "rows": size}
         first += size
 
 

@@ -24,9 +24,10 @@ class Plan:
 
     def cut_to(self, progress: Progress) -> "Plan":
         """No more scorers than there are batches, where the listing has ended and told how many: each takes seconds."""
-        if progress.listing or not progress.counts.new:
+        inputs = progress.counts.new + progress.ahead
+        if progress.listing or not inputs:
             return self
-        return replace(self, scorers=min(self.scorers, math.ceil(progress.counts.new / self.block)))
+        return replace(self, scorers=min(self.scorers, math.ceil(inputs / self.block)))
 
     def store_bytes(self, crop: CropPolicy) -> int:
         """What the object store may hold of a run: enough that no scorer waits and every loader may write its batches.

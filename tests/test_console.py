@@ -1,0 +1,67 @@
+"""What a run tells while it goes on."""
+
+import io
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from jobs import console
+from jobs.console import ScoreScreen
+from pipelines.coordinator import Progress
+from pipelines.index import Counts
+from pipelines.score import Tally
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`now`, in seconds."""
+    found = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: found.now))
+    return found
+
+
+@pytest.fixture
+def out() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def screen(out: io.StringIO, clock: SimpleNamespace) -> Iterator[ScoreScreen]:
+    shown = ScoreScreen(Console(file=out, width=120))
+    shown.opened("images", {"scorers": 2, "loaders": 2, "staged": 0, "orphans_removed": 0})
+    yield shown
+    shown.close()
+
+
+def progress(*, new: int, ahead: int = 0, listing: bool = False) -> Progress:
+    counts = Counts(new=new, unchanged=0, resumed=0, repeated=0)
+    return Progress(counts=counts, ahead=ahead, listing=listing, ignored={})
+
+
+def test_the_rate_is_that_of_late_and_the_start_up_is_none_of_it(
+    screen: ScoreScreen, out: io.StringIO, clock: SimpleNamespace
+) -> None:
+    clock.now += 20  # processes start
+    screen.moved(Tally(rows=64, statuses={"ok": 64}), progress(new=6400))
+    for batch in range(2, 31):
+        clock.now += 2 if batch > 12 else 20  # first slow, then fast
+        screen.moved(Tally(rows=64 * batch, statuses={"ok": 64 * batch}), progress(new=6400))
+    lines = out.getvalue().splitlines()[1:]
+    assert lines[0] == "64 of 6,400 rows"
+    assert lines[1] == "128 of 6,400 rows · 3.2/s · 32 min 40 s left"
+    assert lines[-1] == "1,920 of 6,400 rows · 16.8/s · 4 min 26 s left", "of all 276 s it would be 7.0/s"
+
+
+def test_what_is_listed_counts_before_it_is_met(screen: ScoreScreen, out: io.StringIO, clock: SimpleNamespace) -> None:
+    screen.moved(Tally(rows=64, statuses={"ok": 64}), progress(new=128, ahead=872))
+    clock.now += 20
+    screen.moved(Tally(rows=264, statuses={"ok": 262, "corrupt": 2}), progress(new=400, ahead=600))
+    clock.now += 20
+    screen.moved(Tally(rows=364, statuses={"ok": 364}), progress(new=400, ahead=600, listing=True))
+    assert out.getvalue().splitlines()[1:] == [
+        "64 of 1,000 rows",
+        "264 of 1,000 rows · 10.0/s · 1 min 14 s left · 2 corrupt",
+        "364 of 1,000+ rows · 7.5/s",
+    ]
