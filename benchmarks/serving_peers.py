@@ -38,7 +38,7 @@ from benchmarks.throughput import CORES, pick
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
-_STARTS_S = int(os.environ.get("STARTS_S", "180"))
+_STARTS_S = 180
 _COUNT = 256
 _LOAD = 0.8
 
