@@ -31,8 +31,8 @@ def serve(
         bool,
         typer.Option(
             "--haproxy",
-            help="HAProxy instead of Ray's own proxy: two fifths more pictures a second on two cores, half as many again "
-            "before a GPU. Replicas then listen on every network interface, whatever --host says.",
+            help="HAProxy instead of Ray's own proxy: two fifths more pictures a second on two cores, and more than "
+            "half before a GPU. Replicas then listen on every network interface, whatever --host says.",
         ),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
