@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from jobs.spans import span
+from jobs.stop import Stop
 from radet.config import DetectorConfig, resolve
 from radet.errors import ConfigError
 
@@ -55,10 +56,12 @@ def serve(
         # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and
         # ends with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
+    import ray
+
     from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
     from pipelines.process import cores
-    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, start, stop
+    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_room, start, stop
     from pipelines.weights import local_model
 
     folder = resolve(local_model(model))  # a wrong name or config is told before anything starts
@@ -79,19 +82,22 @@ def serve(
     stopped = threading.Event()
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core
     with connected(address):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
+        if address is None:
+            require_room(args, ray.cluster_resources())
         console.print(f"Starting {model} ...")
         try:
             start(args, host=host, port=port)
-        except RuntimeError as error:
-            told = [f"{problem.code}: {problem.message}" for problem in problems()]
-            raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
-        else:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stopped.set())
             if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
                 console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")
             console.print(f"Ready: http://{host}:{port}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True)
             stopped.wait()
             console.print("Stopping: requests under way are finished ...")
+        except KeyboardInterrupt:
+            raise Stop("stopped before the service was ready", code=1) from None
+        except RuntimeError as error:
+            told = [f"{problem.code}: {problem.message}" for problem in problems()]
+            raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
         finally:
             stop()

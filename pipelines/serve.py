@@ -27,6 +27,7 @@ from pipelines.remote import RemoteMonitor, RemoteScorer
 from pipelines.replica import Scorer
 from pipelines.settings import FrontSettings, ScorerSettings, ServiceSettings
 from radet.crop import CropPolicy
+from radet.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -98,6 +99,18 @@ def fronts_beside_gpus(cores: int, scorers: int) -> dict[str, Any]:
     """Of ServeArgs, on a machine with so many cores: half of them decode, two a front, and each scorer keeps one."""
     fronts = min(cores // 4, (cores - scorers) // 2)
     return {"fronts": fronts, "front_cpus": 2.0} if fronts > 0 else {}
+
+
+def require_room(args: ServeArgs, resources: dict[str, float]) -> None:
+    """Raises ConfigError where what has to be there at first does not fit on a machine to which nobody adds another:
+    Serve would wait for ever."""
+    scorers = args.min_replicas
+    fronts = max(1, args.fronts) if args.apart else 0
+    wanted = {"GPU": scorers * args.gpus, "CPU": scorers * args.cpus + fronts * args.front_cpus}
+    for kind, count in wanted.items():
+        if count > (found := resources.get(kind, 0.0)):
+            many = f"{scorers} scorers want" if scorers > 1 else "a scorer wants"
+            raise ConfigError(f"{many} {count:g} {kind}{'s' * (count != 1)}, and Ray finds {found:g} here")
 
 
 def application(args: ServeArgs) -> Application:

@@ -1,6 +1,7 @@
 """The command line, as a user meets it: exit codes, one-line errors, help."""
 
 import os
+import signal
 import socket
 import subprocess
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from jobs.stop import SCORES_ARE_KEPT
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
 
-from .conftest import RADET, S3Server, write_corpus
+from .conftest import RADET, S3Server, free_port, write_corpus
 
 
 def radet(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -114,6 +115,24 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert told.splitlines()[-1] == f"radet: {SCORES_ARE_KEPT}"
     assert "SIGTERM" not in told
+
+
+def test_a_service_for_which_there_is_no_room_is_refused() -> None:
+    """Serve would wait for another machine."""
+    count = 2 * (os.cpu_count() or 1)
+    assert f"{count} scorers want {count} CPUs, and Ray finds" in refused("serve", "--replicas", str(count))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_service_can_be_stopped_while_it_starts(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [RADET, "serve", "--port", str(free_port())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "Starting radet-lite ...\n"
+    process.send_signal(number)
+    said, told = process.communicate(timeout=60)
+    assert (process.returncode, said, told) == (1, "", "radet: stopped before the service was ready\n")
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:

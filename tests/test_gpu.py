@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.serve import ServeArgs, fronts_beside_gpus
+from pipelines.serve import ServeArgs, fronts_beside_gpus, require_room
 from pipelines.sink import read_scores
 from radet import Detector
+from radet.errors import ConfigError
 
 from .conftest import ROOT, write_corpus
 
@@ -51,4 +52,12 @@ def test_a_cluster_with_a_gpu_scores_on_it(photographs: list[Image.Image], tmp_p
 def test_fronts_and_scorers_fit_on_the_machine(cores: int, scorers: int, fronts: int) -> None:
     args = ServeArgs(gpus=1, max_replicas=scorers, **fronts_beside_gpus(cores, scorers))
     assert args.fronts == fronts
-    assert args.fronts * args.front_cpus + args.max_replicas * args.cpus <= cores
+    require_room(args.model_copy(update={"min_replicas": scorers}), {"CPU": cores, "GPU": scorers})
+
+
+def test_scorers_without_a_gpu_or_a_core_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a scorer wants 1 GPU, and Ray finds 0 here"):
+        require_room(ServeArgs(gpus=1), {"CPU": 64})
+    with pytest.raises(ConfigError, match="2 scorers want 6 CPUs, and Ray finds 5 here"):
+        require_room(ServeArgs(gpus=1, min_replicas=2, max_replicas=2, fronts=2, front_cpus=2), {"CPU": 5, "GPU": 2})
+    require_room(ServeArgs(max_replicas=64), {"CPU": 1})  # more come where there is room
