@@ -98,7 +98,7 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
         (inputs["repeated"], "listed more than once"),
         (work["joined"], "of the same content as another, scored once"),
         (work["same"], "read again and found to be the same"),
-        (sum(inputs["ignored"].values()), f"not images by name ({', '.join(sorted(inputs['ignored']))})"),
+        (sum(inputs["ignored"].values()), f"other files ({', '.join(sorted(inputs['ignored']))})"),
     ]
     for count, note in notes:
         if count:
