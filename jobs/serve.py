@@ -81,23 +81,24 @@ def serve(
     )
     stopped = threading.Event()
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core
-    with connected(address):
-        if address is None:
-            require_room(args, ray.cluster_resources())
-        console.print(f"Starting {model} ...")
-        try:
-            start(args, host=host, port=port)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stopped.set())
-            if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
-                console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")
-            console.print(f"Ready: http://{host}:{port}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True)
-            stopped.wait()
-            console.print("Stopping: requests under way are finished ...")
-        except KeyboardInterrupt:
-            raise Stop("stopped before the service was ready", code=1) from None
-        except RuntimeError as error:
-            told = [f"{problem.code}: {problem.message}" for problem in problems()]
-            raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
-        finally:
-            stop()
+    try:
+        with connected(address):
+            if address is None:
+                require_room(args, ray.cluster_resources())
+            console.print(f"Starting {model} ...")
+            try:
+                start(args, host=host, port=port)
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, lambda *_: stopped.set())
+                if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
+                    console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")
+                console.print(f"Ready: http://{host}:{port}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True)
+                stopped.wait()
+                console.print("Stopping: requests under way are finished ...")
+            except RuntimeError as error:
+                told = [f"{problem.code}: {problem.message}" for problem in problems()]
+                raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
+            finally:
+                stop()
+    except KeyboardInterrupt:
+        raise Stop("stopped before the service was ready", code=1) from None
