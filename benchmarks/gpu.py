@@ -181,7 +181,6 @@ def main() -> None:
     parser.add_argument("--save")
     asked = parser.parse_args()
     bench = Bench(asked.device, asked.batch, asked.seconds)
-    card = torch.cuda.get_device_name() if asked.device != "cpu" else "none"
     results: list[dict[str, Any]] = []
     for name in asked.towers:
         matrix = bench.matrix()
@@ -198,7 +197,7 @@ def main() -> None:
             )
             detector = new_detector(recipe, device=asked.device)
             refit(detector, iter(bench.crops[:64].cpu().numpy()), source="noise")
-            row: dict[str, Any] = {"card": card, "tower": name, "batch": asked.batch, "matrix_tflops": matrix}
+            row: dict[str, Any] = {"tower": name, "batch": asked.batch, "matrix_tflops": matrix}
             row["scorer"] = bench.scorer(detector, matrix)
             row["drift"] = bench.drift(detector)
             if asked.images:
