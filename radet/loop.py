@@ -7,6 +7,7 @@ N pictures, B batch
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -21,6 +22,7 @@ from radet.attribution import Attribution, Sample, fit_attribution
 from radet.branches import SemanticBranch
 from radet.calibration import fit_fusion
 from radet.clean_cache import CleanCache
+from radet.compiled import compiled
 from radet.config import DetectorConfig
 from radet.detector import Detector, to_pixels
 from radet.encoders import Look
@@ -160,12 +162,19 @@ class Run:
         """Train to the end."""
         encoder, recipe = self.detector.encoder, self.recipe
         encoder.precision = recipe.train_precision
-        while not self.progress.ended(recipe):
-            self._epoch(watcher)
+        compiles = recipe.train_compiled and not self.progress.ended(recipe)
+        with compiled(encoder, recipe.crop.size) if compiles else nullcontext():
+            while not self.progress.ended(recipe):
+                self._epoch(watcher)
         encoder.precision = recipe.precision
-        if recipe.precision != recipe.train_precision and not self.progress.settled:
+        if self._trained_otherwise and not self.progress.settled:
             self._settle(watcher)
         return self.progress
+
+    @property
+    def _trained_otherwise(self) -> bool:
+        """Whether the encoder computed otherwise than the checkpoint will."""
+        return self.recipe.train_compiled or self.recipe.precision != self.recipe.train_precision
 
     def _settle(self, watcher: Watcher) -> None:
         """What was measured in the training's precision, measured in the checkpoint's."""
