@@ -1,5 +1,7 @@
 """`radet models`: which detectors there are, whether one computes right on this machine, and how to make one."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,6 +64,43 @@ def selftest(
     _console.print(
         f"drift floor   {result.floor:.1e}, {result.floor_share:.3%} of the median real drift (limit {MAX_FLOOR:.0%})"
     )
+
+
+@models.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder or hf://org/name.")],
+    precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
+) -> None:
+    """Write a detector again in another precision: a checkpoint of its own, with its own id, that every command takes.
+
+    radet-clip-b16 in bf16 is three times as fast on an H200. Its scores are close, not the same: there the logit moved
+    by 0.02 in the median and 0.22 at most, 1 % of the verdicts changed, AUROC and the rate of false positives did not;
+    and bf16 rounds differently from one kind of processor to another. `radet models selftest` says whether rounding
+    alone drifts too far for it, `radet calibrate` fits thresholds of its own.
+
+    Example
+
+      radet models convert radet-clip-b16 --precision bf16 --out clip-bf16
+    """
+    from pipelines.weights import find_encoders, local_model
+    from radet.detector import Detector
+
+    find_encoders()
+    folder = resolve(local_model(model))
+    if out.resolve() == folder.resolve():
+        raise ConfigError(f"{out} is what is converted: name another folder with --out")
+    detector = Detector.from_pretrained(folder, precision=precision)
+    was = DetectorConfig.read(folder)
+    detector.config = replace(detector.config, name=out.name)
+    detector.save_pretrained(out)
+    if (golden := folder / "golden.json").is_file():  # fp32 values, which every precision is held against
+        shutil.copyfile(golden, out / golden.name)
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {was.name}\n"
+    converted = f"> {was.name} (`{model_id(folder)}`) in {precision}: figures below were measured in {was.precision}.\n"
+    (out / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
+    _console.print(f"{out}: {detector.model_id}, {precision}")
 
 
 @models.command()

@@ -13,6 +13,7 @@ from PIL import Image
 from jobs.stop import SCORES_ARE_KEPT
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
+from radet.config import DetectorConfig, model_id, resolve
 
 from .conftest import RADET, S3Server, free_port, write_corpus
 
@@ -146,3 +147,18 @@ def test_models_are_listed_and_checked() -> None:
     done = radet("models", "selftest", "radet-lite")
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
+
+
+def test_a_detector_in_another_precision_is_another_detector(tmp_path: Path) -> None:
+    lite, quick, back = resolve("radet-lite"), tmp_path / "quick", tmp_path / "back"
+    done = radet("models", "convert", "radet-lite", "--precision", "bf16", "--out", str(quick))
+    assert done.returncode == 0, done.stderr
+    assert model_id(quick) == model_id(lite, precision="bf16") != model_id(lite)
+    assert f"{model_id(quick)}, bf16" in done.stdout
+    assert (DetectorConfig.read(quick).name, DetectorConfig.read(quick).precision) == ("quick", "bf16")
+    assert (quick / "golden.json").read_bytes() == (lite / "golden.json").read_bytes()
+    assert (quick / "README.md").read_text().startswith(f"> radet-lite (`{model_id(lite)}`) in bf16")
+    assert radet("models", "convert", str(quick), "--precision", "fp32", "--out", str(back)).returncode == 0
+    assert model_id(back) == model_id(lite)
+    assert "name another folder" in refused("models", "convert", str(back), "--precision", "bf16", "--out", str(back))
+    assert model_id(back) == model_id(lite)
