@@ -8,7 +8,7 @@ python -m benchmarks.gpu [--images FOLDER] [--batch 256] [--save gpu]         (n
     encoder    one pass alone, likewise
     drift      the floor (rounding alone, alone against in batches) in bf16, compiled too, and fp32, beside the drift of
                noise pictures
-    training   images/s of the training step, micro-batches of 64 in a global batch of 256
+    training   images/s of the training step, micro-batches of 64 in a global batch of 256; compiled, too
     files      (--images) read and decode by a process a core, and score: what a node with this card does end to end
 
 Towers: CLIP ViT-L/14 (timm) and DINOv3 ViT-L/16 (transformers), of random weights: rates do not depend on them. Runs on
