@@ -1,5 +1,7 @@
 """The `radet` command."""
 
+import inspect
+import re
 import sys
 from typing import Annotated
 
@@ -58,6 +60,17 @@ app.command()(serve)
 app.command()(drift)
 app.command()(submit)
 app.add_typer(jobs, name="jobs")
+
+
+def _flowing(text: str) -> str:
+    """A docstring whose paragraphs flow: typer keeps their line breaks, which are ragged in a narrower terminal."""
+    return re.sub(r"(?<!\n)\n +(?=\S)|(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text))
+
+
+for _group in (app, models, jobs):
+    for _command in _group.registered_commands:
+        assert _command.callback is not None
+        _command.help = _flowing(_command.callback.__doc__ or "")
 
 
 def main() -> None:

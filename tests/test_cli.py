@@ -45,6 +45,16 @@ def test_help_teaches(tmp_path: Path) -> None:
         assert word in text
 
 
+def test_paragraphs_of_help_flow() -> None:
+    """However wide the terminal is, lines end where it does and not where the docstring's do."""
+    lines = [line.strip() for line in radet("train", "--help", COLUMNS="600").stdout.splitlines()]
+    (labels,) = [line for line in lines if line.startswith("Labels are folder names")]
+    assert labels.endswith("or the thresholds will not hold.")
+    assert len([line for line in lines if line.startswith("radet train ")]) == 2  # examples stay apart
+    lines = [line.strip() for line in radet("models", "convert", "--help", COLUMNS="600").stdout.splitlines()]
+    assert any(line.endswith("fits thresholds of its own.") and line.startswith("radet-clip-b16") for line in lines)
+
+
 def test_the_version_is_that_of_all_that_computes() -> None:
     done = radet("--version")
     assert done.returncode == 0
