@@ -40,8 +40,8 @@ def show_evaluation(console: Console, found: Evaluation, out: str) -> None:
     """The table at the end."""
     table = Table(title="pictures as they are", title_justify="left")
     table.add_column("detector")
-    for name in ("AUROC", "95 %", "TPR at 1 %", "TPR at 5 %", "accuracy", "FPR"):
-        table.add_column(name, justify="right")
+    for name in ("AUROC", "95 %", "TPR@1%", "TPR@5%", "accuracy", "FPR"):
+        table.add_column(name, justify="right", min_width=len("0.751-0.810") if name == "95 %" else None)
     for contender in found.contenders:
         row = found.row(contender.name, CLEAN) or {}
         low, high = row.get("intervals", {}).get("auroc", (float("nan"),) * 2)
