@@ -16,6 +16,8 @@ from radet.errors import ConfigError
 #: What an operator sets in his shell, and every replica has to know.
 _PASSED_ON = ("RADET_API_KEYS", "RADET_API_KEYS_FILE", "RADET_HTTP_TRUSTED", "RADET_WEIGHTS")
 
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
 
 def serve(
     model: Annotated[
@@ -80,15 +82,24 @@ def serve(
         **(fronts_beside_gpus(cores(), most) if gpus and address is None else {}),
     )
     stopped = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core
     try:
         with connected(address):
             if address is None:
                 require_room(args, ray.cluster_resources())
+            for number in _ENDS:
+                signal.signal(number, interrupt)
             console.print(f"Starting {model} ...")
             try:
                 start(args, host=host, port=port)
-                for number in (signal.SIGINT, signal.SIGTERM):
+                if stopped.is_set():  # and something on the way up took the exception for one of its own
+                    raise KeyboardInterrupt
+                for number in _ENDS:
                     signal.signal(number, lambda *_: stopped.set())
                 if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
                     console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")

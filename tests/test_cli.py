@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import subprocess
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from jobs.stop import SCORES_ARE_KEPT
+from jobs.serve import serve
+from jobs.stop import SCORES_ARE_KEPT, Stop
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
 from radet.config import DetectorConfig, model_id, resolve
@@ -144,6 +146,26 @@ def test_a_service_can_be_stopped_while_it_starts(number: signal.Signals) -> Non
     process.send_signal(number)
     said, told = process.communicate(timeout=60)
     assert (process.returncode, said, told) == (1, "", "radet: stopped before the service was ready\n")
+
+
+def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever catches too much while Ray and Serve come up, the service must not stay."""
+
+    def start(*_: object, **__: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # which the command would leave behind
+    monkeypatch.setattr("pipelines.cluster.connected", lambda _: nullcontext())
+    monkeypatch.setattr("pipelines.serve.start", start)
+    monkeypatch.setattr("pipelines.serve.stop", lambda: None)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(Stop, match="before the service was ready"):
+            serve(address="127.0.0.1:1")
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:

@@ -163,10 +163,12 @@ def test_workers_that_would_have_nothing_to_do_are_refused(corpus: Corpus, tmp_p
 @pytest.mark.parametrize("example", ["jobs/train.yaml", "cluster/kuberay/rayjob-train.yaml", "README.md"])
 def test_the_workers_of_every_example_have_work(example: str) -> None:
     text = (ROOT / example).read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"jobs/(train-clip[a-z0-9-]*)\.yaml", text)
-    (most,) = re.findall(r"workers(?: |=|: \")2:(\d+)", text)
-    given = Recipe.read(ROOT / "jobs" / f"{recipe}.yaml")
-    assert given.global_batch // given.micro_batch >= int(most)
+    recipes = re.findall(r"jobs/(train-(?:clip|dino)[a-z0-9-]*)\.yaml", text)
+    most = re.findall(r"workers(?: |=|: \")2:(\d+)", text)
+    assert recipes
+    for recipe, workers in zip(recipes, most, strict=True):
+        given = Recipe.read(ROOT / "jobs" / f"{recipe}.yaml")
+        assert given.global_batch // given.micro_batch >= int(workers)
 
 
 def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) -> None:
