@@ -21,9 +21,10 @@ from radet.errors import ConfigError
 def compiled(encoder: FrozenEncoder, size: int) -> Iterator[None]:
     """Meanwhile the blocks are compiled, for pictures of `size` pixels and any number of them.
 
-    Blocks are alike, so one is compiled for all of them: 3 to 10 seconds on an H200's machine, here and now, and once
-    more where the first gradient is wanted. Raises ConfigError where this machine cannot: Triton wants a C compiler
-    and Python's headers.
+    For transformers: their blocks are alike, so one is compiled for all of them, here and now, and once more for one
+    picture alone and where the first gradient is wanted; 3 to 8 seconds for two such graphs on an H200's machine. (Of a
+    convolutional tower, whose blocks differ, torch compiles eight and leaves the others.) Raises ConfigError where this
+    machine cannot: Triton wants a C compiler and Python's headers.
     """
     for block in encoder.blocks:
         block.forward = _for_any_batch(block)
