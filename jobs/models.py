@@ -101,7 +101,7 @@ def convert(
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {was.name}\n"
     converted = f"> {was.name} (`{model_id(folder)}`) in {precision}: figures below were measured in {was.precision}.\n"
     (out / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
-    _console.print(f"{out}: {detector.model_id}, {precision}")
+    _console.print(f"{out}: {detector.model_id}, {precision}", soft_wrap=True)
 
 
 @models.command()
