@@ -35,7 +35,8 @@ from radet.score import Score, Verdict
 
 Floats = NDArray[np.float32]
 
-_CUDA_BATCH = 64
+#: How many crops pass together on a GPU: as many as a run hands over (pipelines.plan). 64 are a tenth slower.
+CUDA_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +195,12 @@ class Detector(nn.Module):
         """Crops of the checkpoint's size, uint8 [B, size, size, 3], as x_BCHW in the chunks that pass together: one by
         one on a CPU. Raises ConfigError for another shape or type."""
         crops_BHWC = self._checked(crops_BHWC)
-        step = 1 if self.device.type == "cpu" else _CUDA_BATCH
+        step = 1 if self.device.type == "cpu" else CUDA_BATCH
         for start in range(0, len(crops_BHWC), step):
-            yield to_pixels(crops_BHWC[start : start + step].to(self.device))
+            part_BHWC = crops_BHWC[start : start + step]
+            if self.device.type == "cuda" and part_BHWC.device.type == "cpu":
+                part_BHWC = part_BHWC.pin_memory()  # copied while the card computes
+            yield to_pixels(part_BHWC.to(self.device, non_blocking=True))
 
     def evidence(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Evidence:
         """What is to be seen in crops of the checkpoint's size: uint8 [B, size, size, 3], B >= 0.
@@ -337,8 +341,8 @@ class Detector(nn.Module):
     def _checked(self, crops_BHWC: NDArray[np.uint8] | Tensor) -> Tensor:
         size = self.config.crop.size
         if not isinstance(crops_BHWC, Tensor):
-            # A copy: arrays out of an object store are read-only, and views may have negative strides.
-            crops_BHWC = torch.from_numpy(np.array(crops_BHWC, order="C"))
+            # Copied where torch wants it: arrays out of an object store are read-only, views may have negative strides.
+            crops_BHWC = torch.from_numpy(np.require(crops_BHWC, requirements=("C", "W")))
         if crops_BHWC.dtype != torch.uint8 or crops_BHWC.shape[1:] != (size, size, 3):
             raise ConfigError(
                 f"crops must be uint8 [B, {size}, {size}, 3], not {crops_BHWC.dtype} {list(crops_BHWC.shape)}"

@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from radet import packaged
-from radet.attention import SelfAttention
+from radet import clip, dinov3, packaged
 from radet.config import EncoderConfig, Family, Precision, Rounding
 from radet.errors import ConfigError, ModelError
 from radet.lean_import import without_compiler
 from radet.onednn import fold_norms, replace_linears
+from radet.patch_conv import replace_patch_convs
 from radet.tensors import round_int8, steady_convolutions, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
@@ -52,7 +52,7 @@ class Built(NamedTuple):
     readout: Readout  # what the tower returns -> z_BD
     blocks: str  # path of the list of blocks, for `FrozenEncoder.look`
     class_token: bool = True  # whether a transformer's first token stands for the whole picture
-    norms_follow: bool = False  # whether its modules list each batch norm right after the convolution it belongs to
+    fold: Callable[[nn.Module], None] | None = None  # what is rewritten once its weights are identified
 
 
 class Look(NamedTuple):
@@ -159,7 +159,7 @@ class FrozenEncoder(nn.Module):
     def _token(self, output: Any) -> Tensor:
         output = output[0] if isinstance(output, tuple) else output
         if output.ndim == 3:  # [B, N, D]
-            mean_BD = _patch_tokens(output).float().mean(1)
+            mean_BD = _patch_tokens(output).mean(1, dtype=torch.float32)
             return torch.cat([output[:, 0].float(), mean_BD], dim=1) if self.class_token else mean_BD
         maps_BND = output.float().permute(0, 2, 3, 1).flatten(1, 2)
         mean_B1D = maps_BND.mean(1, keepdim=True)
@@ -184,9 +184,10 @@ def load_encoder(config: EncoderConfig, folder: Path, *, precision: Precision = 
             f"the encoder weights {config.weights!r} have sha256 {found[:12]}..., the checkpoint was made with "
             f"{config.sha256[:12]}...: restore the original file",
         )
+    if built.fold is not None:
+        built.fold(built.tower.eval())
     replace_linears(built.tower)
-    if built.norms_follow:
-        fold_norms(built.tower.eval())
+    replace_patch_convs(built.tower)
     return FrozenEncoder(built, replace(config, sha256=found), precision)
 
 
@@ -265,11 +266,7 @@ def _own_copy(name: str, tag: str, rounding: Rounding) -> Mapping[str, Tensor] |
 
 
 def _clip(tower: nn.Module) -> Built:
-    for block in tower.get_submodule("transformer.resblocks").children():
-        attention = getattr(block, "attn", None)
-        if type(attention) is nn.MultiheadAttention and attention.batch_first and attention.in_proj_weight is not None:
-            block.attn = SelfAttention(attention)
-    return Built(tower, _identity, "transformer.resblocks")
+    return Built(tower, _identity, "transformer.resblocks", fold=clip.lighten)
 
 
 def _load_transformers(name: str, weights: str, _: Rounding, folder: Path) -> Built:
@@ -291,7 +288,8 @@ def _load_transformers(name: str, weights: str, _: Rounding, folder: Path) -> Bu
         raise ModelError("weights_mismatch", f"{weights!r} does not fit its own config.json: {wrong[0]} and others")
     if tower.config.model_type != name:
         raise ModelError("config_invalid", f"encoder.name is {name!r}, the weights are a {tower.config.model_type!r}")
-    return Built(tower, _pooler_output, _TRANSFORMERS[name], class_token=name != "siglip_vision_model")
+    fold = dinov3.lighten if name == "dinov3_vit" else None
+    return Built(tower, _pooler_output, _TRANSFORMERS[name], class_token=name != "siglip_vision_model", fold=fold)
 
 
 def _load_timm(name: str, weights: str, _: Rounding, folder: Path) -> Built:
@@ -316,8 +314,8 @@ def _load_timm(name: str, weights: str, _: Rounding, folder: Path) -> Built:
 
 def _convolutional(tower: nn.Module) -> Built:
     """Channels last: depthwise convolutions of an EfficientNet-Lite0 take 0.6 times as long, of one picture too."""
-    follow = type(tower).__name__ == "EfficientNet"
-    return Built(tower.to(memory_format=torch.channels_last), _identity, "blocks", norms_follow=follow)
+    fold = fold_norms if type(tower).__name__ == "EfficientNet" else None
+    return Built(tower.to(memory_format=torch.channels_last), _identity, "blocks", fold=fold)
 
 
 _LOADERS: dict[Family, Callable[[str, str, Rounding, Path], Built]] = {

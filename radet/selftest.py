@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from radet.config import Precision
-from radet.detector import Detector, Evidence, to_pixels
+from radet.detector import CUDA_BATCH, Detector, Evidence, to_pixels
 from radet.discrepancy import cosine_drift
 from radet.errors import ModelError
 
@@ -42,13 +42,16 @@ class SelfTest:
     floor_share: float
 
 
-def selftest(detector: Detector, *, batches: tuple[int, ...] = (7, 64)) -> SelfTest:
+def selftest(detector: Detector, *, batches: tuple[int, ...] | None = None) -> SelfTest:
     """Run both checks in the detector's own precision, on its own device.
 
+    `batches` are the sizes for the floor: 7 and 64 unless given, on a GPU also what passes together there.
     Cost: about 4 + 4 V + sum(batches) encoder passes, V being the probe's views.
     Raises ModelError: "numeric_selftest_failed", or "weights_missing" where the checkpoint has no golden.json.
     """
     config = detector.config
+    if batches is None:
+        batches = (7, 64) if detector.device.type == "cpu" else (7, 64, CUDA_BATCH)
     error = require_golden(detector)
     floor = drift_floor(detector, batches)
     share = 0.0 if config.reference is None else floor / config.reference.median_drift
