@@ -108,16 +108,16 @@ class Bench:
 
     @torch.inference_mode()
     def drift(self, detector: Detector) -> dict[str, float]:
-        found = {}
+        found, sizes = {}, (7, 64, self.batch)
         for precision in ("bf16", "fp32"):
             detector.encoder.precision = precision
-            found[f"floor_{precision}"] = drift_floor(detector, (7, 64))
+            found[f"floor_{precision}"] = drift_floor(detector, sizes)
             evidence = detector.evidence(self.crops[:64])
             assert evidence.drift_cosine is not None
             found[f"noise_{precision}"] = float(np.median(evidence.drift_cosine))
         detector.encoder.precision = "bf16"
         with compiled(detector.encoder, SIZE):
-            return found | {"floor_compiled_bf16": drift_floor(detector, (7, 64))}
+            return found | {"floor_compiled_bf16": drift_floor(detector, sizes)}
 
     def training(self, detector: Detector, recipe: Recipe) -> float:
         optimiser = new_optimiser(detector, recipe)

@@ -107,8 +107,8 @@ def test_bf16_is_near_but_computed_otherwise_and_comes_out_as_fp32(built):
     folder, config, _ = built
     with torch.no_grad():
         fp32 = load_encoder(config, folder).embed(X)
-        bf16 = load_encoder(config, folder, precision="bf16").embed(X)
-    assert bf16.dtype == torch.float32
+        bf16, tokens = load_encoder(config, folder, precision="bf16").look(X, (0, 1))
+    assert {bf16.dtype, *(token.dtype for token in tokens)} == {torch.float32}
     assert not torch.equal(fp32, bf16)
     assert torch.cosine_similarity(fp32, bf16).min() > 0.999
 
