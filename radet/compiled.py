@@ -23,7 +23,7 @@ def compiled(encoder: FrozenEncoder, size: int) -> Iterator[None]:
     """Meanwhile the blocks are compiled, for pictures of `size` pixels and any number of them.
 
     For transformers: their blocks are alike, so one is compiled for all of them, here and now, and once more where the
-    first gradient is wanted; SECONDS for one such graph on an H200's machine. (Of a convolutional tower, whose blocks
+    first gradient is wanted; 2 to 10 seconds a graph on an H200's machine. (Of a convolutional tower, whose blocks
     differ, torch compiles eight and leaves the others.) Raises ConfigError where this machine cannot: Triton wants a C
     compiler and Python's headers.
     """

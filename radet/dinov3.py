@@ -46,7 +46,8 @@ def turned(x_BHNd: Tensor, cos_Pd: Tensor, sin_Pd: Tensor) -> Tensor:
     cos, sin = cos_Pd[:, :half], sin_Pd[:, :half]
     a, b = x_BHNd[..., prefix:, :half], x_BHNd[..., prefix:, half:]
     with torch.autocast(x_BHNd.device.type, enabled=False):
-        if torch.is_grad_enabled() and x_BHNd.requires_grad:  # which out= does not know
+        # A gradient does not pass out=, and torch.compile breaks its graph there.
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x_BHNd.requires_grad):
             patches = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_BHNd.dtype)
             return torch.cat([x_BHNd[..., :prefix, :], patches], dim=-2)
         out_BHNd = torch.empty_like(x_BHNd)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from radet.compiled import compiled
-from radet.encoders import FrozenEncoder
+from radet.encoders import FrozenEncoder, describe, load_encoder
 from radet.loop import Floats, Progress, Run, Watcher
 from radet.training import new_detector
 
@@ -30,13 +31,25 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenEncoder:
     return new_detector(tiny_recipe(write_encoder(tmp_path_factory.mktemp("encoder")))).encoder
 
 
+@pytest.fixture(scope="module")
+def dinov3(tmp_path_factory: pytest.TempPathFactory) -> FrozenEncoder:
+    folder, half = tmp_path_factory.mktemp("dinov3"), (0.5, 0.5, 0.5)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    DINOv3ViTModel(DINOv3ViTConfig(**sizes, image_size=SIZE, patch_size=8)).save_pretrained(folder / "tower")
+    config = describe("transformers", "dinov3_vit", "tower", mean=half, std=half, size=SIZE, folder=folder)
+    return load_encoder(config, folder)
+
+
 def _times_compiled() -> int:
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
 
 
-def test_what_is_seen_stays_and_so_do_gradients(encoder: FrozenEncoder) -> None:
+@pytest.mark.parametrize("name", ["encoder", "dinov3"])
+def test_what_is_seen_stays_and_so_do_gradients(name: str, request: pytest.FixtureRequest) -> None:
+    encoder: FrozenEncoder = request.getfixturevalue(name)
     x_BCHW = torch.rand((5, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).requires_grad_()
     plain = [encoder.look(x_BCHW[:count], (0, 1)) for count in (1, 2, 5)]
     (gradient,) = torch.autograd.grad(plain[-1].z.square().sum(), x_BCHW)
