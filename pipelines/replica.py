@@ -50,7 +50,8 @@ class Scorer:
         self._reporting: asyncio.Task[None] | None = None
         # One thread computes: batches, explanations, all in turn.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="radet-compute")
-        self._batches = Batcher(self._score_batch, most=1, wait_s=0.0)  # until it is configured
+        self._batches = Batcher(self._score_batch, most=1, wait_s=0.0)  # until it is configured, and on a CPU
+        self._batch_size = 1
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Load if need be, then take batch sizes and thresholds. Raises ModelError or ConfigError: Serve then keeps
@@ -66,15 +67,17 @@ class Scorer:
             with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
                 await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
             raise
-        self._batches.most, self._batches.wait_s = settings.max_batch_size, settings.batch_wait_ms / 1000
+        self._batch_size = settings.max_batch_size
+        if self._device != "cpu":  # where pictures pass the detector one by one, no answer waits for a second picture
+            self._batches.most, self._batches.wait_s = settings.max_batch_size, settings.batch_wait_ms / 1000
         await self._report()
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._keep_reporting())
 
     @property
     def batch_size(self) -> int:
-        """Pictures of a full batch."""
-        return self._batches.most
+        """Pictures of a full batch; on a CPU only a measure of how many may wait."""
+        return self._batch_size
 
     @property
     def loaded(self) -> bool:

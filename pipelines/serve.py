@@ -90,8 +90,8 @@ class ServeArgs(BaseModel):
 
     @property
     def scoring(self) -> ScorerSettings:
-        """On a CPU pictures pass the detector one by one: a larger batch only makes its pictures wait, and queues more
-        of them where there are too many."""
+        """On a CPU pictures are computed and answered one by one: the size says how many wait where there are too
+        many."""
         return self.scorer or ScorerSettings(max_batch_size=32 if self.gpus else 2)
 
 

@@ -50,8 +50,8 @@ def test_the_arithmetic_adds_up() -> None:
         assert rate * ms / 1000 == pytest.approx(cores, abs=0.06)
     assert pytest.approx(0.48, abs=0.01) == 1e6 / 570 / 3600 * 0.98
     assert pytest.approx(1.38, abs=0.01) == 1e6 / 1010 / 3600 * 5
-    assert pytest.approx(13, abs=0.6) == 1e6 / 22 / 3600
-    assert pytest.approx(136, abs=2) == 1e6 / 2.04 / 3600
+    assert pytest.approx(10, abs=0.6) == 1e6 / 27 / 3600
+    assert pytest.approx(114, abs=2) == 1e6 / 2.44 / 3600
 
 
 @pytest.mark.parametrize(("result", "place"), [("scale_parquet", 0), ("scale_s3", 1)])

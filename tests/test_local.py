@@ -73,6 +73,19 @@ def test_single_pictures_are_refused_beyond_three_batches_and_patient_ones_wait(
     asyncio.run(run())
 
 
+def test_on_a_cpu_no_answer_waits_for_a_second_picture() -> None:
+    async def run() -> None:
+        here, crop, policy = await local()
+        await here._scorer.reconfigure({"max_batch_size": 4, "batch_wait_ms": 1000})
+        first, second, third = (asyncio.create_task(here.score(crop, policy)) for _ in range(3))
+        await asyncio.wait([first, second, third], return_when=asyncio.FIRST_COMPLETED)
+        assert (first.done(), third.done()) == (True, False)
+        answers = await asyncio.gather(first, second, third)
+        assert [answer.batch for answer in answers if isinstance(answer, Scored)] == [1, 1, 1]
+
+    asyncio.run(run())
+
+
 def test_what_is_too_much_of_a_batch_goes_to_the_other_replicas() -> None:
     async def run() -> None:
         peers = Peers()
