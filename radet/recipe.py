@@ -89,7 +89,8 @@ class Recipe:
     `train_precision`  what the encoder runs in while it trains: bf16 where it pays. Statistics, calibration and
                        thresholds are then measured once more, at the end, in `precision`
     `train_compiled`   whether torch.compile takes a transformer's blocks while it trains; measured once more likewise.
-                       In bf16 on an H200 1.7 times the images/s for DINOv3 ViT-L/16, 1.1 times for CLIP ViT-L/14
+                       In bf16 on an H200 1.1 times the images/s for CLIP ViT-L/14, and for DINOv3 ViT-L/16 1.7 times
+                       before radet/dinov3.py
     `hidden`           width of the branches' small MLPs
     `dropout`          paper 0.1
     `lowlevel_width`   first stage of the residual CNN; the paper's is a ResNet-34

@@ -84,9 +84,10 @@ def test_a_detector_on_a_gpu(model: str, precision: Precision) -> None:
     crops = np.concatenate([pictures(detector.config.crop.size)] * (CUDA_BATCH // 4 + 2))  # more than one chunk
     many, few = detector.evidence(crops), detector.evidence(crops[:4])
     assert many.logit is not None
+    assert few.logit is not None
     np.testing.assert_allclose(
         many.logit, np.tile(few.logit, len(crops) // 4), atol=1e-4 if precision == "fp32" else 1e-2
-    )  # type: ignore[arg-type]
+    )
 
 
 @on_a_gpu
