@@ -1,13 +1,13 @@
 """The training loop on Ray against a plain PyTorch loop of the same step, with and without kept clean embeddings.
 
-python -m benchmarks.training TREE [--config jobs/train-lite.yaml] [--count 512] [--save training]
+python -m benchmarks.training TREE [--config jobs/train-lite.yaml] [--count 512] [--rounds 3] [--save training]
 
     plain   radet.loop.Run and radet.feed.LocalFeed: one process, as many torch threads as cores, two that read
     ray     pipelines.train with one worker, and with two of half the threads; pictures come by Ray's tasks
 
-Images a second from the first step's end to the last one's, so neither start-up nor validation counts. `plain` runs
-before and after the others, because a shared machine is slower in one minute than in the next. With kept embeddings the
-linear probe's pass over the pictures, before the first step, has filled the cache.
+Images a second from the first step's end to the last one's, so neither start-up nor validation counts. They run by
+turns, in several rounds, of which the median counts: a shared machine is slower in one minute than in the next. With
+kept embeddings the linear probe's pass over the pictures, before the first step, has filled the cache.
 """
 
 import argparse
@@ -94,29 +94,36 @@ def main() -> None:
     parser.add_argument("tree", type=Path)
     parser.add_argument("--config", type=Path, default=Path("jobs/train-lite.yaml"))
     parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--save")
     asked = parser.parse_args()
     find_encoders()
     recipe = Recipe.read(asked.config)
-    recipe = replace(recipe, epochs=1, views=1, linear=replace(recipe.linear, pictures=asked.count))
+    recipe = replace(recipe, epochs=1, views=1)
     files = evenly(list_tree(asked.tree), asked.count)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         data, val = Path(name, "train"), Path(name, "val")
         training, validation = linked(files, asked.tree, data), linked(evenly(files, 32), asked.tree, val)
         for kept in (False, True):
-            one = replace(recipe, cache_clean=kept)
-            before = plain(one, training, validation)
-            by_ray = {workers: on_ray(one, data, val, workers) for workers in (1, 2)}
-            alone = statistics.mean([before, plain(one, training, validation)])
+            looked_at = asked.count if kept else recipe.global_batch
+            one = replace(recipe, cache_clean=kept, linear=replace(recipe.linear, pictures=looked_at))
+            rounds: list[dict[str, float]] = []
+            for _ in range(asked.rounds):
+                rounds.append({"plain": plain(one, training, validation)})
+                rounds[-1] |= {str(workers): on_ray(one, data, val, workers) for workers in (1, 2)}
+                print(json.dumps(rounds[-1]), flush=True)
+            middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+            alone = middle.pop("plain")
             found.append(
                 {
                     "recipe": recipe.name,
                     "pictures": len(training),
                     "kept_embeddings": kept,
+                    "rounds": rounds,
                     "plain_images_per_s": alone,
-                    "ray_images_per_s": by_ray,
-                    "ray_over_plain": {workers: value / alone for workers, value in by_ray.items()},
+                    "ray_images_per_s": middle,
+                    "ray_over_plain": {workers: value / alone for workers, value in middle.items()},
                 }
             )
             print(json.dumps(found[-1]), flush=True)

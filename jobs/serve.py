@@ -62,7 +62,7 @@ def serve(
 
     from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
-    from pipelines.process import cores
+    from pipelines.process import cores, fill_cores
     from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_room, start, stop
     from pipelines.weights import local_model
 
@@ -78,6 +78,7 @@ def serve(
         min_replicas=least,
         max_replicas=most,
         gpus=1.0 if gpus else 0.0,
+        bound=address is None and not gpus and least == most and fill_cores(most),
         env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         **(fronts_beside_gpus(cores(), most) if gpus and address is None else {}),
     )

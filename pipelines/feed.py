@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled
 from pipelines.process import tune
+from pipelines.training_plan import TrainingPlan
 from radet.errors import FetchError, ImageError
 from radet.feed import micro_batch, reference_pictures, training_crop
 from radet.images import Pixels
@@ -28,7 +29,6 @@ from radet.rows import see
 from radet.training import MicroBatch
 
 _TOGETHER = 64  # pictures a task reads: a task costs as much as some ten of them
-LOADER_CPUS = 0.1  # in Ray's accounting: training workers leave that much
 _AHEAD = 2  # tasks that wait, done, for each that runs
 
 Told = Callable[[dict[str, str]], None]
@@ -38,11 +38,11 @@ class RayFeed:
     """A radet.loop.Feed. `told` is called with what could not be read: location -> what is wrong."""
 
     def __init__(
-        self, training: Labelled, validation: Labelled, recipe: Recipe, told: Told, *, loaders: int = 2
+        self, training: Labelled, validation: Labelled, recipe: Recipe, told: Told, *, plan: TrainingPlan
     ) -> None:
-        """`loaders`: tasks that read for this worker at once, each a process that takes seconds to start."""
         self._training, self._validation, self._recipe, self._told = training, validation, recipe, told
-        self._ahead = loaders * (1 + _AHEAD)
+        self._ahead = plan.loaders * (1 + _AHEAD)
+        self._task = ray.remote(num_cpus=plan.loader_cpus)(_load_part)
         self._reference: list[Pixels] | None = None
         self.generated = training.generated
         self.sources = training.sources
@@ -79,7 +79,7 @@ class RayFeed:
         ahead: deque[tuple[list[str], ray.ObjectRef[Any]]] = deque()
         for positions in parts:
             locations = [listed.locations[position] for position in positions]
-            ahead.append((locations, _load_task.remote(positions, locations, recipe, view)))
+            ahead.append((locations, self._task.remote(positions, locations, recipe, view)))
             if len(ahead) > self._ahead:
                 yield self._taken(*ahead.popleft())
         while ahead:
@@ -117,9 +117,6 @@ def _load_part(
         else:
             crops[index] = seen.crop
     return crops, errors
-
-
-_load_task = ray.remote(num_cpus=LOADER_CPUS)(_load_part)
 
 
 def _parts(positions: list[int]) -> Iterator[list[int]]:

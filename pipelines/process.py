@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from functools import lru_cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -27,6 +28,26 @@ WORKER_ENV = {
 def cores() -> int:
     """Those that this process may use; on macOS, which binds no process to cores, all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fill_cores(processes: int, *, threads: int = 1) -> bool:
+    """Whether processes that compute, each with so many threads, are as many as this machine's cores: then each may
+    `keep_to_core`. Only for what this command has started itself: elsewhere others count on the same cores."""
+    return hasattr(os, "sched_setaffinity") and threads == 1 and processes == cores()
+
+
+def keep_to_core(number: int) -> None:
+    """Keep this process, every thread of it, to one of the cores that it may use; a number without a core does nothing.
+
+    Left alone, two that compute now and then share a core while the other one rests: whenever one of Ray's helpers,
+    which wake a hundred times a second each, or a thread of their own has taken the place of one of them.
+    """
+    mine = sorted(os.sched_getaffinity(0))[number : number + 1]
+    if not mine:
+        return
+    for thread in os.listdir("/proc/self/task"):  # those to come are born with it
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), mine)
 
 
 @lru_cache(maxsize=1)

@@ -71,6 +71,7 @@ class ServeArgs(BaseModel):
     cpus: Annotated[float, Field(ge=0)] = 1.0  # of each scorer
     fronts: Annotated[int, Field(ge=0)] = 0  # processes before the scorers; 0: none on CPUs, one on GPUs
     front_cpus: Annotated[float, Field(ge=0)] = 0.0  # decode threads of such a front; 0: half of the machine's cores
+    bound: bool = False  # each scorer on a CPU keeps to a core of its own: for as many as a machine that is theirs has
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
     downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
     env: dict[str, str] = {}  # of every replica
@@ -147,7 +148,15 @@ def _together(args: ServeArgs, monitor: Application) -> Application:
         health_check_period_s=5.0,
         max_constructor_retry_count=_LOADS,
         **_ORDERLY,
-    ).bind(args.model, monitor, ready, allow_url=args.allow_url, cpus=args.cpus, alone=args.max_replicas == 1)
+    ).bind(
+        args.model,
+        monitor,
+        ready,
+        allow_url=args.allow_url,
+        cpus=args.cpus,
+        alone=args.max_replicas == 1,
+        bound=args.bound,
+    )
     return service
 
 
@@ -265,13 +274,16 @@ class _Service:
         allow_url: bool,
         cpus: float,
         alone: bool,
+        bound: bool,
     ) -> None:
         from pipelines.front import decode_threads  # noqa: PLC0415 - torch, which the driver does without
-        from pipelines.process import tune  # noqa: PLC0415
+        from pipelines.process import keep_to_core, tune  # noqa: PLC0415
         from pipelines.standalone import Standalone  # noqa: PLC0415
 
-        tune()
         context = serve.get_replica_context()
+        if bound:
+            keep_to_core(context.rank.local_rank)
+        tune()
         self._standalone = Standalone(
             model,
             RemoteMonitor(monitor),

@@ -24,8 +24,9 @@ from torch import Tensor
 from pipelines.cluster import connected, driver_node
 from pipelines.feed import RayFeed
 from pipelines.labelled import Labelled, list_labelled
-from pipelines.process import cores, tune
+from pipelines.process import cores, keep_to_core, tune
 from pipelines.storage import LocalFolder, open_folder
+from pipelines.training_plan import TrainingPlan
 from pipelines.weights import find_encoders
 from radet.attribution import families_of
 from radet.clean_cache import CleanCache
@@ -128,6 +129,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     run = Run(new_detector(job.recipe, families=families), job.recipe)
     with connected(job.address):
         job = replace(job, workers=_asked(job))
+        plan = _plan(job)
         watcher.opened(training, validation)
         board = _Board.options(scheduling_strategy=driver_node()).remote()  # type: ignore[attr-defined]  # decorated
         settings = {
@@ -135,13 +137,12 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
             "training": ray.put(training),
             "validation": ray.put(validation),
             "board": board,
-            "threads": _per_worker(job),
-            "loaders": _per_worker(job),
+            "plan": plan,
         }
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=settings,
-            scaling_config=_scaling(job),
+            scaling_config=_scaling(job, plan),
             run_config=RunConfig(
                 name=_STATE,
                 failure_config=FailureConfig(max_failures=_MAX_FAILURES),
@@ -229,32 +230,37 @@ def _span(job: TrainJob) -> tuple[int, int]:
     return (job.workers, job.workers) if isinstance(job.workers, int) else job.workers
 
 
-def _scaling(job: TrainJob) -> ScalingConfig:
-    """One GPU a worker; on CPUs the workers share three quarters of the cores, the rest reads pictures."""
+def _plan(job: TrainJob) -> TrainingPlan:
     least, most = _span(job)
-    cpus = ray.cluster_resources().get("CPU", 1.0)
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if job.gpus and gpus < least:
-        raise ConfigError(f"--gpus: the cluster has {gpus:g} GPUs, fewer than the workers asked for")
-    per_worker = 1.0 if job.gpus else 0.75 * cpus / most
-    return ScalingConfig(
-        num_workers=least if least == most else (least, most),
-        use_gpu=job.gpus,
-        resources_per_worker={"CPU": min(per_worker, 0.75 * cpus / most), **({"GPU": 1} if job.gpus else {})},
+    return TrainingPlan.of(
+        ray.cluster_resources().get("CPU", 1.0),
+        nodes=sum(1 for node in ray.nodes() if node["Alive"]),
+        workers=most,
+        gpus=job.gpus,
+        alone=job.address is None and least == most,
     )
 
 
-def _per_worker(job: TrainJob) -> int:
-    """Cores for each training worker: torch threads on a CPU, and tasks that read for it."""
-    _, most = _span(job)
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return max(1, int(ray.cluster_resources().get("CPU", 1) / max(nodes, most)))
+def _scaling(job: TrainJob, plan: TrainingPlan) -> ScalingConfig:
+    """One GPU a worker; what the workers leave of the cores reads pictures."""
+    least, most = _span(job)
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if job.gpus and gpus < least:
+        raise ConfigError(f"--gpus: the cluster has {gpus:g} GPUs, fewer than the workers asked for")
+    return ScalingConfig(
+        num_workers=least if least == most else (least, most),
+        use_gpu=job.gpus,
+        resources_per_worker={"CPU": plan.worker_cpus, **({"GPU": 1} if job.gpus else {})},
+    )
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
-    tune(threads=settings["threads"])
     context = ray.train.get_context()
+    plan: TrainingPlan = settings["plan"]
+    if plan.bound:
+        keep_to_core(context.get_local_rank())
+    tune(threads=plan.threads)
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), _all_reduce)
     detector, recipe, feed = _parts(settings, str(ray.train.torch.get_device()))
     with tempfile.TemporaryDirectory(prefix="radet-clean-") as folder:
@@ -281,7 +287,7 @@ def _parts(settings: dict[str, Any], device: str) -> tuple[Detector, Recipe, Ray
     find_encoders()
     recipe, told = from_dict(Recipe, settings["recipe"]), settings["board"].broken.remote
     training, validation = ray.get([settings["training"], settings["validation"]])
-    feed = RayFeed(training, validation, recipe, told=told, loaders=settings["loaders"])
+    feed = RayFeed(training, validation, recipe, told=told, plan=settings["plan"])
     families = families_of(training.generated, training.sources)
     return new_detector(recipe, families=families, device=device), recipe, feed
 

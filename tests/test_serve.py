@@ -39,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "radet" / "weights" / "radet-lite"
 TOGETHER: dict[str, Any] = {}
 APART = {"fronts": 1}  # as on GPUs
+CORES = sorted(os.sched_getaffinity(0))
 LITTLE = {"cpus": 0.2, "upscale_delay_s": 1.0, "downscale_delay_s": 2.0}
 
 
@@ -260,10 +261,10 @@ def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], 
     stop()
 
 
-@pytest.mark.parametrize("options", [[], ["--haproxy"]])
-def test_the_command_serves_until_it_is_stopped(picture: bytes, options: list[str]) -> None:
+@pytest.mark.parametrize(("replicas", "haproxy"), [(1, False), (min(4, len(CORES)), True)])
+def test_the_command_serves_until_it_is_stopped(picture: bytes, replicas: int, haproxy: bool) -> None:
     port = free_port()
-    command = [RADET, "serve", "--port", str(port), *options]
+    command = [RADET, "serve", "--port", str(port), "--replicas", str(replicas), *(["--haproxy"] if haproxy else [])]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, **out, text=True, start_new_session=True)
     url, told = f"http://127.0.0.1:{port}", ""
@@ -278,8 +279,11 @@ def test_the_command_serves_until_it_is_stopped(picture: bytes, options: list[st
         (expected,) = Detector.from_pretrained("radet-lite").score([picture])
         assert answer.status == 200, answer.body
         assert answer.json()["p_generated"] == pytest.approx(expected.p_generated, abs=1e-5)
-        by_haproxy = any(child.name() == "haproxy" for child in psutil.Process(process.pid).children(recursive=True))
-        assert by_haproxy == bool(options)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert any(child.name() == "haproxy" for child in children) == haproxy
+        kept_to = [child.cpu_affinity() for child in children if "Replica:radet:Service" in " ".join(child.cmdline())]
+        fill = replicas == len(CORES)  # a machine that is theirs: then each has a core
+        assert sorted(kept_to) == ([[core] for core in CORES] if fill else [CORES] * replicas)
         process.send_signal(signal.SIGINT)
         told += process.communicate(timeout=60)[0]
     finally:

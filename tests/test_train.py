@@ -25,6 +25,7 @@ from pipelines.labelled import list_labelled
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from pipelines.train import TrainJob, _asked, workers_on
+from pipelines.training_plan import TrainingPlan
 from radet import Detector
 from radet.errors import ConfigError
 from radet.order import Portion
@@ -227,7 +228,9 @@ def test_an_evaluation_shows_which_generator(corpus: Corpus, trained: Path, tmp_
 def test_rays_feed_is_the_local_one(corpus: Corpus) -> None:
     told: dict[str, str] = {}
     listed = [list_labelled(str(folder)) for folder in (corpus.train, corpus.val)]
-    ours, theirs = RayFeed(*listed, corpus.recipe, told.update), feed_of(corpus.recipe, corpus.train, corpus.val)
+    plan = TrainingPlan.of(2.0, nodes=1, workers=1, gpus=False, alone=False)
+    ours = RayFeed(*listed, corpus.recipe, told.update, plan=plan)
+    theirs = feed_of(corpus.recipe, corpus.train, corpus.val)
     assert ours.sources == theirs.sources
     assert (ours.generated == theirs.generated).all()
     broken = listed[0].locations.index(str(corpus.broken))
@@ -273,15 +276,22 @@ def write_only_real(folder: Path) -> Path:
     return folder
 
 
+def trainers(driver: int) -> list[psutil.Process]:
+    """This driver's own: others may be training on the machine too."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def kill_trainer(driver: int, deadline: float = 120) -> None:
-    """One of this driver's own: others may be training on the machine too."""
     until = time.monotonic() + deadline
     while time.monotonic() < until:
-        for process in psutil.Process(driver).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "ray::RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-                    return
+        for process in trainers(driver)[:1]:
+            process.kill()
+            return
         time.sleep(0.1)
     raise AssertionError("no training worker")
 
@@ -307,6 +317,10 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
     out = tmp_path / "out"
     first = subprocess.Popen(corpus.command(out), start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_for_epoch(out)
+    cores = sorted(os.sched_getaffinity(0))
+    kept_to = [trainer.cpu_affinity() for trainer in trainers(first.pid)]
+    if len(kept_to) == len(cores):  # they fill the machine
+        assert sorted(kept_to) == [[core] for core in cores]
     kill_trainer(first.pid)
     time.sleep(5)
     os.killpg(first.pid, signal.SIGKILL)

@@ -1,0 +1,68 @@
+"""How a training shares out cores, and what keeps a process to one of them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.training_plan import TrainingPlan
+
+LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux keeps a process to a core")
+
+
+def plan(cpus: float, workers: int, *, nodes: int = 1, gpus: bool = False, alone: bool = True) -> TrainingPlan:
+    return TrainingPlan.of(cpus, nodes=nodes, workers=workers, gpus=gpus, alone=alone)
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8, 16, 96])
+def test_loaders_fill_what_workers_leave_and_no_more(cpus: int, workers: int, gpus: bool) -> None:
+    found = plan(cpus, workers, gpus=gpus)
+    loaders = workers * found.loaders
+    left = cpus - workers * found.worker_cpus
+    assert left > 0
+    assert loaders * found.loader_cpus <= left
+    fit = int(left / found.loader_cpus)
+    assert fit == loaders or found.loader_cpus == 1.0, "others would start, 0.7 GB each"
+
+
+def test_a_worker_fits_on_a_node() -> None:
+    assert plan(4, 1, nodes=2).worker_cpus + plan(4, 1, nodes=2).loader_cpus <= 2
+    assert plan(64, 2, nodes=4) == plan(32, 2, nodes=2)
+
+
+@LINUX
+def test_workers_that_fill_a_machine_of_their_own_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    assert plan(4, 4).bound
+    assert not plan(4, 2).bound, "two threads each"
+    assert not plan(3, 3).bound, "a core is left, and may be any"
+    assert not plan(4, 4, alone=False).bound
+    assert not plan(4, 4, gpus=True).bound
+
+
+KEPT = """
+import os, sys, threading
+from pipelines.process import keep_to_core
+def kept():
+    return sorted({tuple(sorted(os.sched_getaffinity(int(thread)))) for thread in os.listdir("/proc/self/task")})
+end = threading.Event()
+threads = [threading.Thread(target=end.wait) for _ in range(2)]
+threads[0].start()
+mine = sorted(os.sched_getaffinity(0))
+keep_to_core(len(mine))
+assert kept() == [tuple(mine)]
+keep_to_core(len(mine) - 1)
+threads[1].start()
+assert len(os.listdir("/proc/self/task")) >= 3
+assert kept() == [(mine[-1],)], kept()
+end.set()
+"""
+
+
+@LINUX
+def test_every_thread_is_kept_to_the_core() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
