@@ -34,7 +34,7 @@ def serve(
         bool,
         typer.Option(
             "--haproxy",
-            help="HAProxy instead of Ray's own proxy: two fifths more pictures a second on two cores, and more than "
+            help="HAProxy instead of Ray's own proxy: a quarter more pictures a second on two cores, and more than "
             "half before a GPU. Replicas then listen on every network interface, whatever --host says.",
         ),
     ] = False,
