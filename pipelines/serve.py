@@ -71,7 +71,7 @@ class ServeArgs(BaseModel):
     cpus: Annotated[float, Field(ge=0)] = 1.0  # of each scorer
     fronts: Annotated[int, Field(ge=0)] = 0  # processes before the scorers; 0: none on CPUs, one on GPUs
     front_cpus: Annotated[float, Field(ge=0)] = 0.0  # decode threads of such a front; 0: half of the machine's cores
-    bound: bool = False  # each scorer on a CPU keeps to a core of its own: for as many as a machine that is theirs has
+    bound: bool = False  # each replica on CPUs keeps to a core: where they are as many, and nobody else counts on those
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
     downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
     env: dict[str, str] = {}  # of every replica

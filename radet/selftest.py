@@ -47,7 +47,8 @@ def selftest(detector: Detector, *, batches: tuple[int, ...] | None = None) -> S
 
     `batches` are the sizes for the floor: 7 and 64 unless given, on a GPU also what passes together there.
     Cost: about 4 + 4 V + sum(batches) encoder passes, V being the probe's views.
-    Raises ModelError: "numeric_selftest_failed", or "weights_missing" where the checkpoint has no golden.json.
+    Raises ModelError: "numeric_selftest_failed"; "weights_missing" where the checkpoint has no golden.json, and
+    "weights_mismatch" where that cannot be read.
     """
     config = detector.config
     if batches is None:
@@ -55,7 +56,7 @@ def selftest(detector: Detector, *, batches: tuple[int, ...] | None = None) -> S
     error = require_golden(detector)
     floor = drift_floor(detector, batches)
     share = 0.0 if config.reference is None else floor / config.reference.median_drift
-    if share > MAX_FLOOR:
+    if not share <= MAX_FLOOR:  # nor where it is no number
         raise ModelError(
             "numeric_selftest_failed",
             f"{config.name} in {config.precision}: rounding alone drifts {share:.1%} of what real pictures do, more "
@@ -74,7 +75,7 @@ def selftest(detector: Detector, *, batches: tuple[int, ...] | None = None) -> S
 def require_golden(detector: Detector) -> float:
     """How far its scores are from golden.json, as in MAX_GOLDEN_ERROR. Raises ModelError as `selftest`."""
     config, error = detector.config, _golden_error(detector)
-    if error > MAX_GOLDEN_ERROR[config.precision]:
+    if not error <= MAX_GOLDEN_ERROR[config.precision]:  # nor where it is no number
         raise ModelError(
             "numeric_selftest_failed",
             f"{config.name} in {config.precision} is {error:.2g} away from its golden scores, more than "
@@ -91,12 +92,12 @@ def drift_floor(detector: Detector, batches: tuple[int, ...] = (7, 64)) -> float
     x_BCHW = to_pixels(torch.from_numpy(pictures(detector.config.crop.size)).to(detector.device))
     with torch.inference_mode():
         alone_BD = torch.cat([detector.encoder.embed(x_1CHW) for x_1CHW in x_BCHW[:, None]]).double()
-        floor = 0.0
+        floors = [0.0]
         for size in batches:
             index = torch.arange(size, device=detector.device) % len(x_BCHW)
             z_BD = detector.encoder.embed(x_BCHW[index]).double()
-            floor = max(floor, float(cosine_drift(z_BD, alone_BD[index]).max()))
-    return floor
+            floors.append(float(cosine_drift(z_BD, alone_BD[index]).max()))
+    return float(np.max(floors))  # unlike max(), it keeps what is no number
 
 
 def write_golden(detector: Detector, folder: Path) -> None:
@@ -137,21 +138,30 @@ def _blobs(x: NDArray[np.int64], y: NDArray[np.int64], channel: int) -> NDArray[
 
 def _golden_error(detector: Detector) -> float:
     file = detector.folder / "golden.json"
+    golden = _read_golden(file)
+    found = _columns(detector.evidence(pictures(detector.config.crop.size)))
+    if {name: column.shape for name, column in found.items()} != {
+        name: column.shape for name, column in golden.items()
+    }:
+        raise ModelError("numeric_selftest_failed", f"{file} is of another kind of checkpoint: {sorted(golden)}")
+    errors = [0.0]
+    for name, column in found.items():
+        expected = golden[name]
+        scale = np.ones_like(expected) if name.startswith(("logit", "p_")) else np.abs(expected)
+        errors.append(float((np.abs(column - expected) / scale).max()))
+    return float(np.max(errors))  # unlike max(), it keeps what is no number
+
+
+def _read_golden(file: Path) -> dict[str, NDArray[np.float64]]:
     try:
-        golden: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))
+        columns = json.loads(file.read_text(encoding="utf-8"))
+        return {name: np.array(column, np.float64) for name, column in columns.items()}
     except FileNotFoundError:
         raise ModelError(
             "weights_missing", f"{file} does not exist: write it with radet.selftest.write_golden"
         ) from None
-    found = _columns(detector.evidence(pictures(detector.config.crop.size)))
-    if found.keys() != golden.keys():
-        raise ModelError("numeric_selftest_failed", f"{file} is of another kind of checkpoint: {sorted(golden)}")
-    worst = 0.0
-    for name, column in found.items():
-        expected = np.array(golden[name])
-        scale = np.ones_like(expected) if name.startswith(("logit", "p_")) else np.abs(expected)
-        worst = max(worst, float((np.abs(column - expected) / scale).max()))
-    return worst
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError("weights_mismatch", f"{file} cannot be read as golden scores: {error}") from None
 
 
 def _columns(evidence: Evidence) -> dict[str, NDArray[np.float32]]:

@@ -1,11 +1,13 @@
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from radet import Detector, ModelError
@@ -87,6 +89,45 @@ def test_a_checkpoint_without_golden_scores_says_so(tmp_path):
     write_golden(detector, detector.folder)
     assert json.loads((detector.folder / "golden.json").read_text()).keys() >= {"logit", "drift_cosine"}
     assert selftest(detector, batches=()).golden_error < 1e-6
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '"logit"', '{"logit": ["a"]}', '{"logit": [null, [1]]}', '{"logit": 1}']
+)
+def test_golden_scores_that_cannot_be_read_say_so(tmp_path, text):
+    """As where a checkpoint is still being copied: whoever tries again, tries again."""
+    detector = copied(tmp_path, lambda folder: (folder / "golden.json").write_text(text))
+    with pytest.raises(ModelError, match=r"golden\.json") as caught:
+        selftest(detector, batches=())
+    assert caught.value.code in ("weights_mismatch", "numeric_selftest_failed")
+
+
+def test_golden_scores_of_other_pictures_are_no_match(tmp_path):
+    def cut(folder):
+        golden = json.loads((folder / "golden.json").read_text())
+        (folder / "golden.json").write_text(json.dumps({name: column[:1] for name, column in golden.items()}))
+
+    with pytest.raises(ModelError, match="another kind of checkpoint"):
+        selftest(copied(tmp_path, cut), batches=())
+
+
+def test_a_golden_score_that_is_no_number_matches_nothing(tmp_path):
+    def tamper(folder):
+        golden = json.loads((folder / "golden.json").read_text())
+        golden["logit"][0] = math.nan
+        (folder / "golden.json").write_text(json.dumps(golden))
+
+    with pytest.raises(ModelError, match="nan away from its golden scores"):
+        selftest(copied(tmp_path, tamper), batches=())
+
+
+def test_a_drift_that_is_no_number_is_no_floor(tmp_path):
+    detector = copied(tmp_path, lambda _: None)
+    detector.encoder.tower.conv_stem.register_forward_hook(
+        lambda _, __, maps: maps if len(maps) == 1 else maps * torch.nan
+    )
+    with pytest.raises(ModelError, match="rounding alone drifts"):
+        selftest(detector, batches=(7,))
 
 
 def test_the_floor_sees_an_encoder_that_depends_on_the_batch():
