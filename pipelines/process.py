@@ -30,10 +30,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fill_cores(processes: int, *, threads: int = 1) -> bool:
-    """Whether processes that compute, each with so many threads, are as many as this machine's cores: then each may
-    `keep_to_core`. Only for what this command has started itself: elsewhere others count on the same cores."""
-    return hasattr(os, "sched_setaffinity") and threads == 1 and processes == cores()
+def fill_cores(processes: int) -> bool:
+    """Whether processes that compute are as many as this machine's cores: then each may `keep_to_core`. Only for what
+    this command has started itself: elsewhere others count on the same cores."""
+    return hasattr(os, "sched_setaffinity") and processes == cores()
 
 
 def keep_to_core(number: int) -> None:

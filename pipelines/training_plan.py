@@ -31,5 +31,5 @@ class TrainingPlan:
             worker_cpus=worker_cpus,
             loaders=threads,
             loader_cpus=min(1.0, math.floor(left * 1e4) / 1e4),  # Ray counts in ten thousandths
-            bound=alone and not gpus and fill_cores(workers, threads=threads),
+            bound=alone and not gpus and fill_cores(workers),
         )

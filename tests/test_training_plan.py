@@ -37,7 +37,7 @@ def test_a_worker_fits_on_a_node() -> None:
 def test_workers_that_fill_a_machine_of_their_own_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
     assert plan(4, 4).bound
-    assert not plan(4, 2).bound, "two threads each"
+    assert not plan(4, 2).bound, "two cores each"
     assert not plan(3, 3).bound, "a core is left, and may be any"
     assert not plan(4, 4, alone=False).bound
     assert not plan(4, 4, gpus=True).bound
@@ -49,7 +49,7 @@ from pipelines.process import keep_to_core
 def kept():
     return sorted({tuple(sorted(os.sched_getaffinity(int(thread)))) for thread in os.listdir("/proc/self/task")})
 end = threading.Event()
-threads = [threading.Thread(target=end.wait) for _ in range(2)]
+threads = [threading.Thread(target=end.wait, daemon=True) for _ in range(2)]
 threads[0].start()
 mine = sorted(os.sched_getaffinity(0))
 keep_to_core(len(mine))
