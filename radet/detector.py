@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -100,12 +100,18 @@ class Detector(nn.Module):
         self.heads = None if config.heads is None else Heads(config.heads, encoder.dim)
         self.folder = folder
         self.layers = () if config.heads is None else config.heads.layers
+        self._identified: tuple[DetectorConfig, list[Any], list[Tensor], str] | None = None
         self.train(False)
 
     @property
     def model_id(self) -> str:
-        """Of the tensors as they are now."""
-        return identify(self.config, hashlib.sha256(self._packed()).hexdigest())
+        """Of the tensors as they are now; hashed again where they have changed, which takes milliseconds."""
+        tensors = list(self.own_tensors().values())  # held below: nothing else can come to lie where they are
+        state = [None if tensor.is_inference() else (tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._identified is None or None in state or self._identified[:2] != (self.config, state):
+            found = identify(self.config, hashlib.sha256(self._packed()).hexdigest())
+            self._identified = self.config, state, tensors, found
+        return self._identified[-1]
 
     @classmethod
     def from_pretrained(

@@ -12,6 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from radet.group_norm import GroupNorm
+from radet.onednn import Conv
 
 _BLOCK = 4  # side of the pixel blocks
 _LEVELS = 3
@@ -24,10 +25,10 @@ class _FilmBlock(nn.Module):
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
         self.norm1 = GroupNorm(_GROUPS, features)
-        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv1 = Conv(features, features, 3, padding=1)
         self.film = nn.Linear(dim, 2 * features)
         self.norm2 = GroupNorm(_GROUPS, features)
-        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = Conv(features, features, 3, padding=1)
         self.act = nn.SiLU()
 
     def forward(self, h_BFHW: Tensor, z_BD: Tensor) -> Tensor:
@@ -46,12 +47,12 @@ class LightUNet(nn.Module):
         features = [width * min(2**level, 4) for level in range(_LEVELS)]
         self.normalise = nn.LayerNorm(dim, elementwise_affine=False)
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(_BLOCK), nn.PixelShuffle(_BLOCK)
-        self.enter = nn.Conv2d(3 * _BLOCK**2, width, 3, padding=1)
+        self.enter = Conv(3 * _BLOCK**2, width, 3, padding=1)
         self.down = nn.ModuleList(_FilmBlock(f, dim) for f in features)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(features))
-        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(features))
+        self.shrink = nn.ModuleList(Conv(a, b, 3, stride=2, padding=1) for a, b in pairwise(features))
+        self.grow = nn.ModuleList(Conv(b, a, 1) for a, b in pairwise(features))
         self.up = nn.ModuleList(_FilmBlock(f, dim) for f in features[:-1])
-        self.leave = nn.Conv2d(width, 3 * _BLOCK**2, 1)
+        self.leave = Conv(width, 3 * _BLOCK**2, 1)
 
     def forward(self, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:
         z_BD = self.normalise(z_BD)

@@ -1,8 +1,10 @@
+import copy
 import io
 import json
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
+from torch import nn
 
 from radet import ConfigError, Detector, Evidence, ModelError
 from radet.config import DetectorConfig, ProbeConfig, model_id, resolve
@@ -324,3 +327,27 @@ def test_without_a_probe_there_is_no_drift_and_no_logit(lite, crops, tmp_path):
     assert set(detector.evidence(crops[:2]).row(0).values()) == {None}
     score = detector.score([png(crops[0])])[0]
     assert (score.status, score.logit, score.drift_cosine) == ("ok", None, None)
+
+
+def test_a_model_id_follows_the_tensors(lite):
+    """It is hashed once, and again after every change, in place or not."""
+    detector = copy.deepcopy(lite)
+    seen = [detector.model_id]
+    assert detector.model_id == seen[0] == lite.model_id
+    assert detector.heads is not None
+    with torch.no_grad():
+        detector.heads.bias.add_(1)
+    seen.append(detector.model_id)
+    for _ in range(2):
+        detector.heads.bias = nn.Parameter(detector.heads.bias + 1)
+        seen.append(detector.model_id)
+    detector.config = replace(detector.config, precision="bf16")
+    seen.append(detector.model_id)
+    with torch.inference_mode():
+        detector.heads.bias = nn.Parameter(detector.heads.bias + 1, requires_grad=False)
+        seen.append(detector.model_id)
+        detector.heads.bias.add_(1)
+        seen.append(detector.model_id)
+    assert len(set(seen)) == 7
+    with mock.patch("hashlib.sha256", side_effect=AssertionError("hashed")):
+        assert lite.model_id == seen[0]

@@ -1,14 +1,17 @@
 """oneDNN's products are torch's but for rounding, and are left alone where they would be wrong."""
 
 import platform
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import radet.onednn
-from radet.onednn import Linear, Pointwise, fold_norms, linear, replace_linears, torch_only
+from radet.onednn import Conv, Linear, SameConv, fold_norms, linear, replace_linears, torch_only
 
 x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="oneDNN is asked on x86 alone")
 
@@ -66,7 +69,7 @@ def test_folded_norms_are_the_same_function() -> None:
     fold_norms(tower)
     torch.testing.assert_close(tower(x), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
-    assert sum(isinstance(module, Pointwise) for module in tower.modules()) == 4
+    assert sum(isinstance(module, Conv) for module in tower.modules()) == 6
     assert not any(parameter.requires_grad for parameter in tower.parameters())
 
 
@@ -81,37 +84,102 @@ def test_parameters_keep_their_names() -> None:
 @x86
 def test_who_computes() -> None:
     layer = Linear(nn.Linear(64, 64).requires_grad_(False))
-    conv = Pointwise(nn.Conv2d(64, 64, 1).requires_grad_(False))
+    conv = Conv.of(nn.Conv2d(64, 64, 1).requires_grad_(False))
     x, maps = torch.randn(5, 64), torch.randn(1, 64, 4, 4)
-    ours = "mkldnn::_linear_pointwise"
+    ours, conv_ours = "mkldnn::_linear_pointwise", "mkldnn::_convolution_pointwise"
     assert ours in ran(lambda: layer(x))
-    assert "aten::mkldnn_convolution" in ran(lambda: conv(maps))
+    assert conv_ours in ran(lambda: conv(maps))
     with torch_only():
         assert ours not in ran(lambda: layer(x))
-        assert "aten::mkldnn_convolution" not in ran(lambda: conv(maps))
-    assert ours not in ran(lambda: layer(x.double().float().requires_grad_()))
+        assert conv_ours not in ran(lambda: conv(maps))
     with torch.autocast("cpu", torch.bfloat16):
-        assert (ours in ran(lambda: layer(x))) is (not radet.onednn._bf16_there)
+        assert ours in ran(lambda: layer(x))
+        assert ours not in ran(lambda: layer(x.clone().requires_grad_())) or not radet.onednn._bf16_there
         assert layer(x).dtype is conv(maps).dtype is torch.bfloat16
     double = Linear(nn.Linear(64, 64).double().requires_grad_(False))
     assert ours not in ran(lambda: double(x.double()))
+    # With a gradient of what comes in; weights that learn have torch's.
+    assert ours in ran(lambda: layer(x.clone().requires_grad_()))
+    assert ours not in ran(lambda: linear(x, nn.Parameter(torch.ones(2, 64)), None))
+    assert conv_ours not in ran(lambda: Conv(64, 2, 1)(maps))
 
 
-def test_gradients_are_torchs_own() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("plain", "shape"),
+    [
+        (lambda bias: nn.Linear(16, 8, bias=bias), (3, 5, 16)),
+        (lambda bias: nn.Conv2d(16, 4, 1, bias=bias), (2, 16, 5, 7)),
+        (lambda bias: nn.Conv2d(16, 4, 1, stride=2, bias=bias), (2, 16, 5, 7)),
+        (lambda bias: nn.Conv2d(16, 4, 2, stride=2, bias=bias), (2, 16, 5, 7)),
+        (lambda bias: nn.Conv2d(16, 4, 1, groups=2, bias=bias), (2, 16, 5, 7)),
+        (lambda bias: nn.Conv2d(16, 4, 3, padding=1, bias=bias), (2, 16, 5, 7)),
+    ],
+)
+def test_gradients_are_torchs(plain: Callable[[bool], Any], shape: tuple[int, ...], bias: bool) -> None:
     """Through a frozen layer to what comes in, as a learned probe is trained."""
     torch.manual_seed(0)
-    plain = nn.Linear(16, 8).requires_grad_(False)
-    x = torch.randn(3, 16, requires_grad=True)
-    linear(x, plain.weight, plain.bias).square().sum().backward()  # type: ignore[no-untyped-call]
-    expected = x.detach().clone().requires_grad_()
-    plain(expected).square().sum().backward()
-    assert x.grad is not None
-    assert expected.grad is not None
-    assert torch.equal(x.grad, expected.grad)
-    maps = torch.randn(1, 16, 5, 5, requires_grad=True)
-    Pointwise(nn.Conv2d(16, 4, 1).requires_grad_(False))(maps).sum().backward()
-    assert maps.grad is not None
-    assert maps.grad.abs().sum() > 0
+    layer = plain(bias).requires_grad_(False)
+    ours = Linear(layer) if isinstance(layer, nn.Linear) else Conv.of(layer)
+    x = torch.randn(shape)
+    slopes = []
+    for forward in (ours, layer):
+        mine = x.clone().requires_grad_()
+        forward(mine).square().sum().backward()
+        slopes.append(mine.grad)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_learn_have_gradients() -> None:
+    torch.manual_seed(0)
+    ours, x = Conv(8, 4, 1), torch.randn(2, 8, 5, 5, requires_grad=True)
+    plain = nn.Conv2d(8, 4, 1)
+    plain.load_state_dict(ours.state_dict())
+    slopes = [torch.autograd.grad(conv(x).square().sum(), (x, *conv.parameters())) for conv in (ours, plain)]
+    for found, expected in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"stride": 2}, {"groups": 6, "padding": 1}, {"dilation": 2}])
+def test_a_convolution(settings: dict[str, int], layout: torch.memory_format) -> None:
+    with torch.inference_mode(False):
+        torch.manual_seed(0)
+        plain = nn.Conv2d(6, 12, 3, **settings)  # type: ignore[arg-type]
+    ours = Conv.of(plain)
+    for side in (9, 14, 9):  # kernels lie otherwise for another size
+        x = torch.randn(1, 6, side, side + 3).contiguous(memory_format=layout)
+        torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        plain.weight.neg_()
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@x86
+@torch.inference_mode()
+def test_kernels_are_laid_out_once() -> None:
+    with torch.inference_mode(False):
+        conv = Conv(6, 12, 3).requires_grad_(False)
+    x = torch.randn(1, 6, 9, 9)
+    conv(x)
+    kept = conv.weight._radet_packed  # type: ignore[attr-defined]
+    conv(x)
+    assert conv.weight._radet_packed is kept  # type: ignore[attr-defined]
+    conv(torch.randn(2, 6, 9, 9))
+    assert conv.weight._radet_packed is not kept  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("settings", [(3, 2, 1), (5, 2, 1), (3, 1, 1), (3, 2, 2), (4, 3, 1), (1, 2, 1), (2, 1, 1)])
+def test_padded_as_tensorflow_does(settings: tuple[int, int, int], gradient: bool) -> None:
+    torch.manual_seed(0)
+    kernel, stride, dilation = settings
+    theirs = Conv2dSame(3, 5, kernel, stride, dilation=dilation).requires_grad_(False)
+    ours = SameConv.of(theirs)
+    for size in ((12, 12), (13, 10), (5, 9)):
+        x = torch.randn(1, 3, *size, requires_grad=gradient)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def test_flops_can_be_counted() -> None:
@@ -162,7 +230,7 @@ def test_torch_compile_sees_a_plain_layer() -> None:
 @torch.inference_mode()
 def test_torch_compile_sees_a_plain_convolution() -> None:
     plain, x = nn.Conv2d(16, 24, 1).requires_grad_(False), torch.randn(1, 16, 8, 8)
-    compiled = torch.compile(Pointwise(plain), backend="eager", fullgraph=True)
+    compiled = torch.compile(Conv.of(plain), backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), plain(x))
 
 
