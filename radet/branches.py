@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from radet.attribution import Attribution
 from radet.config import HeadsConfig
 from radet.group_norm import GroupNorm
-from radet.onednn import Conv
 from radet.residuals import local_dependency
 from radet.standardise import Standardise
 from radet.tensors import steady_convolutions
@@ -112,10 +111,10 @@ class LowLevelBranch(nn.Module):
         before = 3
         for features in (width, 2 * width, 3 * width):
             stages += [
-                Conv(before, features, 3, stride=2, padding=1),
+                nn.Conv2d(before, features, 3, stride=2, padding=1),
                 GroupNorm(_GROUPS, features),
                 nn.SiLU(),
-                Conv(features, features, 3, padding=1),
+                nn.Conv2d(features, features, 3, padding=1),
                 GroupNorm(_GROUPS, features),
                 nn.SiLU(),
             ]
