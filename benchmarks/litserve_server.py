@@ -1,9 +1,9 @@
 """The same detector behind LitServe, for benchmarks.serving_peers:  python -m benchmarks.litserve_server --port 8001
 
-LitServe (Apache-2.0, not a dependency: pip install litserve) as its documentation has it: dynamic batches, a worker a
-core or --workers on a GPU, the picture as base64 in JSON. It answers on the path and with the field of radet's own
-endpoint, so the client cannot tell them apart; what it lacks is everything else (statuses, limits, keys, metrics,
-explanations).
+LitServe (Apache-2.0, not a dependency: pip install litserve) as its documentation has it: dynamic batches (or none,
+with a --batch-size of 1), a worker a core or --workers on a GPU, the picture as base64 in JSON. It answers on the path
+and with the field of radet's own endpoint, so the client cannot tell them apart; what it lacks is everything else
+(statuses, limits, keys, metrics, explanations).
 """
 
 import argparse
@@ -32,10 +32,12 @@ class Scoring(litserve.LitAPI):  # type: ignore[misc]
         data = base64.b64decode(request["image"])
         return decode_picture(data, read_header(data), self._detector.config.crop).crop
 
-    def predict(self, crops: list[Pixels]) -> list[float]:
-        logit = self._detector.evidence(np.stack(crops)).logit
+    def predict(self, crops: list[Pixels] | Pixels) -> list[float] | float:
+        """A batch, or with a batch size of one LitServe's single input."""
+        crops_BHWC = np.asarray(crops)
+        logit = self._detector.evidence(crops_BHWC if crops_BHWC.ndim == 4 else crops_BHWC[None]).logit
         assert logit is not None
-        return [float(value) for value in logit]
+        return [float(value) for value in logit] if crops_BHWC.ndim == 4 else float(logit[0])
 
     def encode_response(self, logit: float) -> dict[str, float]:
         return {"logit": logit}
@@ -49,7 +51,8 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     asked = parser.parse_args()
-    api = Scoring(asked.model, max_batch_size=asked.batch_size, batch_timeout=0.005, api_path="/v1/score")
+    wait_s = 0.005 if asked.batch_size > 1 else 0.0
+    api = Scoring(asked.model, max_batch_size=asked.batch_size, batch_timeout=wait_s, api_path="/v1/score")
     server = litserve.LitServer(api, accelerator=asked.accelerator, workers_per_device=asked.workers, timeout=60)
     server.run(host="127.0.0.1", port=asked.port, generate_client_file=False)
 

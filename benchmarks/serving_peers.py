@@ -8,8 +8,8 @@ next is so to all of them:
 
     radet           `radet serve`, with Ray's own proxy
     radet haproxy   the same in HAProxy mode
-    litserve        benchmarks.litserve_server, a worker a core; with --gpus one worker a GPU, and as many as a quarter
-                    of the cores
+    litserve        benchmarks.litserve_server, a worker a core, in batches of two and one by one; with --gpus batches
+                    of 32, one worker a GPU and as many as a quarter of the cores
 
 Pictures travel as base64 in JSON, which is what LitServe's documentation sends. `saturated` is a closed loop; then
 requests come at fixed times, at one rate for all: --rate, or 80 % of the least that a service of the first round could
@@ -54,7 +54,8 @@ def services(model: str, litserve: str, *, gpus: bool) -> dict[str, tuple[list[s
         "radet haproxy": (ours, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, "/readyz"),
     }
     if not gpus:
-        return found | {"litserve": (theirs, {}, "/health")}
+        sizes = {"litserve, in twos": "2", "litserve, one by one": "1"}
+        return found | {name: ([*theirs, "--batch-size", size], {}, "/health") for name, size in sizes.items()}
     theirs += ["--accelerator", "cuda", "--batch-size", "32", "--workers"]
     return found | {
         f"litserve, {workers} a GPU": ([*theirs, str(workers)], {}, "/health")

@@ -74,7 +74,7 @@ def convert(
 ) -> None:
     """Write a detector again in another precision: a checkpoint of its own, with its own id, that every command takes.
 
-    radet-clip-b16 in bf16 is 5.5 times as fast on an H200, and 1.6 times on an AMD EPYC with AVX-512. Its scores are
+    radet-clip-b16 in bf16 is 5.5 times as fast on an H200, and 1.7 times on an AMD EPYC with AVX-512. Its scores are
     close, not the same: on the H200 the logit moved by 0.02 in the median and 0.16 at most, 1 % of the verdicts
     changed, AUROC and the rate of false positives did not; and bf16 rounds differently from one kind of processor to
     another. `radet models selftest` says whether rounding alone drifts too far for it, `radet calibrate` fits
