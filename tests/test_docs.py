@@ -153,7 +153,7 @@ def test_the_readmes_first_commands(photo_folder: Path) -> None:
             [RADET, *words[1:]], cwd=photo_folder, env=os.environ, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{words}: {done.stderr}"
-    assert len(lines) == 9
+    assert len(lines) == 10
     table = read_scores(str(photo_folder / "scores"))
     assert set(table["status"].to_pylist()) == {"ok"}
     assert table.num_rows == 6 + 2 + 6 + 2
