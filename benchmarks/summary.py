@@ -63,7 +63,7 @@ def _pipeline() -> Iterator[Line]:
     for name, what, options in (
         ("throughput_clip_b16_fp32", "`radet score`, CLIP B/16 fp32", "--model radet-clip-b16"),
         ("throughput_clip_b16_bf16", "`radet score`, CLIP B/16 bf16", "--model radet-clip-b16:bf16"),
-        ("throughput_lite", "`radet score`, radet-lite, 256 px", "--model radet-lite --daft"),
+        ("throughput_lite", "`radet score`, radet-lite, 256 px", "--model radet-lite --count 3072 --daft"),
         (
             "throughput_large",
             "`radet score`, 1536 px JPEGs, next to no model",
@@ -114,17 +114,27 @@ def _published() -> Iterator[Line]:
     ):
         if rates:
             one, other, ratio = _median(list(zip(rates[ours], rates[theirs], strict=True)))
-            yield Line(f"{ours}, bare", against, one, other, "images/s", ratio, "peers IMAGES --sahu65 PYTHON")
+            yield Line(
+                f"{ours}, bare", against, one, other, "images/s", ratio, "peers IMAGES --sahu65 PYTHON --count 120"
+            )
 
 
 def _serving() -> Iterator[Line]:
     for name, what in (("serving", "`radet serve`"), ("serving_haproxy", "`radet serve` in HAProxy mode")):
         if found := _found(name):
             alone, share = found["bare_images_per_s"], found["share_of_bare"]
-            yield Line(f"{what}, saturated", "a bare loop", _top(found), alone, "images/s", share, "serving")
+            yield Line(
+                f"{what}, saturated",
+                "a bare loop",
+                _top(found),
+                alone,
+                "images/s",
+                share,
+                "serving IMAGES --seconds 20",
+            )
     for name, where, options in (
-        ("serving_peers", "`radet serve`", "serving_peers"),
-        ("serving_peers_16", "`radet serve` on 16 cores", "serving_peers"),
+        ("serving_peers", "`radet serve`", "serving_peers IMAGES --litserve PYTHON --rounds 2 --rate 33"),
+        ("serving_peers_16", "`radet serve` on 16 cores", "serving_peers IMAGES --litserve PYTHON --rounds 1"),
         ("serving_peers_gpu", "`radet serve --gpus`, CLIP B/16", "serving_peers --gpus --model radet-clip-b16"),
     ):
         rounds: list[dict[str, Any]] = _found(name).get("rounds", [])

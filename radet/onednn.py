@@ -63,7 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    here = _there and _wanted and x.ndim > 1 and x.device.type == "cpu" and dtype is torch.bfloat16
+    here = _there and _wanted and x.device.type == "cpu" and dtype is torch.bfloat16
     kept = torch.float32 if here and not _bf16_there else dtype
 
     def rounded(value: Tensor) -> Tensor:
