@@ -35,7 +35,7 @@ def serve(
         typer.Option(
             "--haproxy",
             help="HAProxy instead of Ray's own proxy: a quarter more pictures a second on two cores, and more than "
-            "half before a GPU. Replicas then listen on every network interface, whatever --host says.",
+            "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101.",
         ),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
@@ -53,11 +53,7 @@ def serve(
     """
     if haproxy and address is not None:
         raise ConfigError("--haproxy: a cluster has it where RAY_SERVE_ENABLE_HA_PROXY=1 was set before `ray start`")
-    if haproxy:
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # before Ray Serve is imported, which reads it then
-        # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and
-        # ends with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
+    _prepare(haproxy=haproxy, here=address is None)
     import ray
 
     from pipelines.access import Doorkeeper
@@ -88,7 +84,6 @@ def serve(
         stopped.set()
         raise KeyboardInterrupt
 
-    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core
     try:
         with connected(address):
             if address is None:
@@ -114,3 +109,16 @@ def serve(
                 stop()
     except KeyboardInterrupt:
         raise Stop("stopped before the service was ready", code=1) from None
+
+
+def _prepare(*, haproxy: bool, here: bool) -> None:
+    """Set what Ray Serve reads from the environment when it is imported, and its processes when they start."""
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # ten times a second took 4 % of a core
+    if here:  # nobody reads what Ray measures of a service without a cluster; ours is at /metrics
+        os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "10000")
+        os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_ENABLED", "0")  # HAProxy would tell Python of each request
+    if haproxy:
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and
+        # ends with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
+        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -165,7 +166,10 @@ def connected(address: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # bound to loopback, gone with this process
+            # Ray listens on every network interface, whatever address it is given, and wants a token, unless it is told
+            # otherwise: else whoever reaches this machine could run code on it. This one is gone with the run; Ray's
+            # own would lie in the home folder and be sent to other heads, too.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENV.items()})
             # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
             # ahead, and the next one imports torch again.

@@ -36,6 +36,11 @@ RADET = str(Path(sys.executable).with_name("radet"))
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg")
 
 
+def as_a_user() -> dict[str, str]:
+    """The environment of a command that starts a Ray of its own, with a token. Clusters of tests do without."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+
+
 #: Files that take minutes, which begin while there is other work beside them.
 LONGEST = ("test_train.py", "test_score.py", "test_kill.py", "test_evaluate.py")
 

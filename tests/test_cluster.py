@@ -1,9 +1,10 @@
-"""What a run may use of this machine, told by a real executor."""
+"""What a run of one's own may use of this machine, and who may use it."""
 
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +15,8 @@ from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipelines.cluster import connected
+
+from .conftest import as_a_user
 
 _LASTS_S = 16  # Ray's autoscaler reserves for the first time after ten
 
@@ -66,3 +69,47 @@ def test_a_process_that_hangs_in_its_own_exit_ends_with_the_run() -> None:
     done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, check=True, timeout=120)
     with suppress(psutil.NoSuchProcess):
         assert psutil.Process(int(done.stdout)).status() == psutil.STATUS_ZOMBIE, "it still runs"
+
+
+STANDING = """
+import ray
+from pipelines.cluster import connected
+
+with connected(None):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    input()
+"""
+JOINING = """
+import sys, ray
+
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(ray.get(ray.remote(num_cpus=0)(lambda: "ran").remote(), timeout=60))
+"""
+
+
+@pytest.mark.ray
+def test_a_run_of_ones_own_takes_no_code_from_strangers(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", STANDING],
+        env=as_a_user() | {"HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert run.stdout is not None
+        address = run.stdout.readline().strip()
+        raylet = next(child for child in psutil.Process(run.pid).children() if child.name() == "raylet")
+        token = raylet.environ()["RAY_AUTH_TOKEN"]
+
+        def join(**given: str) -> str:
+            command = [sys.executable, "-c", JOINING, address]
+            return subprocess.run(command, env=as_a_user() | given, capture_output=True, text=True, check=False).stdout
+
+        soon = {"RAY_gcs_server_port_wait_time_s": "1"}  # else they ask for 20 s
+        assert join(RAY_AUTH_MODE="disabled", **soon) == ""
+        assert join(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token[::-1], **soon) == ""
+        assert join(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "ran\n"
+    finally:
+        run.communicate("\n", timeout=60)
+    assert not list(tmp_path.rglob("*token*")), "it outlives the run"

@@ -1,7 +1,6 @@
 """The documents' commands and snippets, run as far as they can be here."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from pipelines.commit import Commit
 from pipelines.index import digest
 from pipelines.sink import read_scores
 
-from .conftest import RADET, ROOT
+from .conftest import RADET, ROOT, as_a_user
 from .documents import DOCUMENTS, TEXTS, commands, snippets, split
 from .test_commit import block, open_run, row
 
@@ -150,7 +149,7 @@ def test_the_readmes_first_commands(photo_folder: Path) -> None:
     lines = [words for words in split(snippet) if "s3:" not in str(words) and words[:2] != ["radet", "serve"]]
     for words in lines:
         done = subprocess.run(
-            [RADET, *words[1:]], cwd=photo_folder, env=os.environ, capture_output=True, text=True, check=False
+            [RADET, *words[1:]], cwd=photo_folder, env=as_a_user(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{words}: {done.stderr}"
     assert len(lines) == 10

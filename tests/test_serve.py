@@ -29,7 +29,7 @@ from radet import Detector
 
 from .bad_inputs import encoded, photo
 from .client import ask, eventually, load
-from .conftest import RADET, free_port
+from .conftest import RADET, as_a_user, free_port
 from .contract.test_golden_scores import images as golden_images
 from .test_routes import EVIDENCE
 
@@ -266,7 +266,7 @@ def test_the_command_serves_until_it_is_stopped(picture: bytes, replicas: int, h
     port = free_port()
     command = [RADET, "serve", "--port", str(port), "--replicas", str(replicas), *(["--haproxy"] if haproxy else [])]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, **out, text=True, start_new_session=True)
+    process = subprocess.Popen(command, **out, env=as_a_user(), text=True, start_new_session=True)
     url, told = f"http://127.0.0.1:{port}", ""
     try:
         assert process.stdout is not None

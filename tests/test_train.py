@@ -31,7 +31,7 @@ from radet.errors import ConfigError
 from radet.order import Portion
 from radet.recipe import OptimiserConfig, Recipe
 
-from .conftest import RADET, ROOT, S3Server
+from .conftest import RADET, ROOT, S3Server, as_a_user
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
 pytestmark = pytest.mark.ray
@@ -68,7 +68,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, photographs: list[Image.Ima
 
 
 def run(command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=as_a_user() | env, capture_output=True, text=True, check=False, timeout=300)
 
 
 def history(out: object) -> list[dict[str, Any]]:
