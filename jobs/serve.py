@@ -34,7 +34,7 @@ def serve(
         bool,
         typer.Option(
             "--haproxy",
-            help="HAProxy instead of Ray's own proxy: a quarter more pictures a second on two cores, and more than "
+            help="HAProxy instead of Ray's own proxy: three tenths more pictures a second on two cores, and more than "
             "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101.",
         ),
     ] = False,
