@@ -100,7 +100,6 @@ def _start_here(quiet: dict[str, Any]) -> None:
             with _without_stderr(), _stateless():
                 ray.init(
                     "local",
-                    _node_ip_address="127.0.0.1",
                     include_dashboard=False,
                     object_store_memory=_store_bytes(),
                     **quiet,

@@ -7,7 +7,9 @@ together with its bytes. It retries throttling and 5xx by itself, with backoff; 
 retried.
 """
 
+import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,7 +25,8 @@ from radet.errors import FetchError
 _FORBIDDEN = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _COPIED_AT_ONCE = 4 << 20
-_BODY_ATTEMPTS = 5
+_BODY_ATTEMPTS = 8  # as many as botocore makes for an answer that does not begin
+_BODY_PAUSE_S = 0.1  # before the second, at most; twice as long before each further one
 _BROKEN_OFF = (
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.ReadTimeoutError,
@@ -150,15 +153,16 @@ def _got(url: str, use: Callable[[dict[str, Any]], _T]) -> _T:
     for again. (As a context manager the body would be urllib3's own, whose errors and length nobody checks.)"""
     bucket, key = split(url)
     with _errors(url):
-        for left in reversed(range(_BODY_ATTEMPTS)):
+        for attempt in range(1, _BODY_ATTEMPTS + 1):
             answer = client().get_object(Bucket=bucket, Key=key)
             try:
                 return use(answer)
             except _BROKEN_OFF:
-                if not left:
+                if attempt == _BODY_ATTEMPTS:
                     raise
             finally:
                 answer["Body"].close()
+            time.sleep(random.uniform(0, _BODY_PAUSE_S * 2 ** (attempt - 1)))  # noqa: S311 - no secret
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
