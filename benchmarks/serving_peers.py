@@ -43,31 +43,30 @@ _COUNT = 256
 _LOAD = 0.8
 
 
-def services(model: str, litserve: str, *, gpus: bool) -> dict[str, tuple[list[str], dict[str, str], str]]:
-    """name -> (command, environment, the path that answers 200 when it is ready)"""
+def services(model: str, litserve: str, *, gpus: bool) -> dict[str, tuple[list[str], str]]:
+    """name -> (command, the path that answers 200 when it is ready)"""
     radet = str(Path(sys.executable).with_name("radet"))
     ours = [radet, "serve", "--model", model, "--port", str(_PORT)]
     ours += ["--gpus"] if gpus else ["--replicas", str(CORES)]
     theirs = [litserve, "-m", "benchmarks.litserve_server", "--model", model, "--port", str(_PORT)]
-    found: dict[str, tuple[list[str], dict[str, str], str]] = {
-        "radet": (ours, {}, "/readyz"),
-        "radet haproxy": (ours, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, "/readyz"),
+    found = {
+        "radet": (ours, "/readyz"),
+        "radet haproxy": ([*ours, "--haproxy"], "/readyz"),
     }
     if not gpus:
         sizes = {"litserve, in twos": "2", "litserve, one by one": "1"}
-        return found | {name: ([*theirs, "--batch-size", size], {}, "/health") for name, size in sizes.items()}
+        return found | {name: ([*theirs, "--batch-size", size], "/health") for name, size in sizes.items()}
     theirs += ["--accelerator", "cuda", "--batch-size", "32", "--workers"]
     return found | {
-        f"litserve, {workers} a GPU": ([*theirs, str(workers)], {}, "/health")
+        f"litserve, {workers} a GPU": ([*theirs, str(workers)], "/health")
         for workers in dict.fromkeys((1, max(1, CORES // 4)))
     }
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str], ready: str) -> Iterator[None]:
+def running(command: list[str], ready: str) -> Iterator[None]:
     process = subprocess.Popen(
         command,
-        env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -3,11 +3,14 @@
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from jobs.haproxy import apart
+from jobs.ports import require_free
 from jobs.spans import span
 from jobs.stop import Stop
 from radet.config import DetectorConfig, resolve
@@ -15,6 +18,8 @@ from radet.errors import ConfigError
 
 #: What an operator sets in his shell, and every replica has to know.
 _PASSED_ON = ("RADET_API_KEYS", "RADET_API_KEYS_FILE", "RADET_HTTP_TRUSTED", "RADET_WEIGHTS")
+
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,7 +40,7 @@ def serve(
         typer.Option(
             "--haproxy",
             help="HAProxy instead of Ray's own proxy: three tenths more pictures a second on two cores, and more than "
-            "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101.",
+            "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101, or free ones.",
         ),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
@@ -52,7 +57,8 @@ def serve(
       curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/score
     """
     if haproxy and address is not None:
-        raise ConfigError("--haproxy: a cluster has it where RAY_SERVE_ENABLE_HA_PROXY=1 was set before `ray start`")
+        raise ConfigError(f"--haproxy: a cluster has it where {_HAPROXY}=1 was set before `ray start`")
+    haproxy = haproxy or (address is None and os.environ.get(_HAPROXY) == "1")
     _prepare(haproxy=haproxy, here=address is None)
     import ray
 
@@ -66,6 +72,7 @@ def serve(
     DetectorConfig.read(folder)
     if address is None:
         Doorkeeper()  # and so is a list of keys that cannot be read
+        require_free(host, port)
     console = Console(stderr=True, highlight=False)
     least, most = span("--replicas", replicas)
     args = ServeArgs(
@@ -85,7 +92,7 @@ def serve(
         raise KeyboardInterrupt
 
     try:
-        with connected(address):
+        with apart() if haproxy else nullcontext(), connected(address):
             if address is None:
                 require_room(args, ray.cluster_resources())
             for number in _ENDS:
@@ -118,7 +125,7 @@ def _prepare(*, haproxy: bool, here: bool) -> None:
         os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "10000")
         os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_ENABLED", "0")  # HAProxy would tell Python of each request
     if haproxy:
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        os.environ[_HAPROXY] = "1"
         # How long a replica that is to end answers for balancers that do not know yet. This one is told at once, and
         # ends with it; with Ray's 30 s every stop took longer than Ray itself waits for it.
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")

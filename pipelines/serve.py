@@ -230,7 +230,7 @@ def problems(timeout_s: float = 5.0) -> list[Problem]:
     try:
         handle = serve.get_deployment_handle("Monitor", APP)
         found: list[Problem] = handle.problems.remote().result(timeout_s=timeout_s)
-    except (RayServeException, RayError, TimeoutError):
+    except (KeyError, RayServeException, RayError, TimeoutError):  # KeyError: it was never deployed
         return []
     return found
 

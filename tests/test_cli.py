@@ -148,6 +148,13 @@ def test_a_service_can_be_stopped_while_it_starts(number: signal.Signals) -> Non
     assert (process.returncode, said, told) == (1, "", "radet: stopped before the service was ready\n")
 
 
+@pytest.mark.parametrize("options", [[], ["--haproxy"]])
+def test_a_port_that_is_taken_is_told_before_anything_starts(options: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"127.0.0.1:{port}: Address already in use; see --port" in refused("serve", "--port", port, *options)
+
+
 def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever catches too much while Ray and Serve come up, the service must not stay."""
 

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ import urllib3
 import yaml
 from PIL import Image
 
+from jobs.ports import free
 from pipelines.score import ScoreJob, Watcher
 from pipelines.score import score as run
 from pipelines.serve import APP, ServeArgs, problems, start, stop
@@ -265,6 +268,7 @@ def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], 
 def test_the_command_serves_until_it_is_stopped(picture: bytes, replicas: int, haproxy: bool) -> None:
     port = free_port()
     command = [RADET, "serve", "--port", str(port), "--replicas", str(replicas), *(["--haproxy"] if haproxy else [])]
+    others = [socket.create_server(("127.0.0.1", port)) for port in free(8404, 9101, 8500)]  # another service's
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, **out, env=as_a_user(), text=True, start_new_session=True)
     url, told = f"http://127.0.0.1:{port}", ""
@@ -280,17 +284,24 @@ def test_the_command_serves_until_it_is_stopped(picture: bytes, replicas: int, h
         assert answer.status == 200, answer.body
         assert answer.json()["p_generated"] == pytest.approx(expected.p_generated, abs=1e-5)
         children = psutil.Process(process.pid).children(recursive=True)
-        assert any(child.name() == "haproxy" for child in children) == haproxy
+        balancers = [child for child in children if child.name() == "haproxy"]
+        assert bool(balancers) == haproxy
+        for balancer in balancers:
+            (config,) = [word for word in balancer.cmdline() if word.endswith("haproxy.cfg")]
+            assert stat.S_IMODE(Path(config).parent.parent.stat().st_mode) == 0o700
         kept_to = [child.cpu_affinity() for child in children if "Replica:radet:Service" in " ".join(child.cmdline())]
         fill = replicas == len(CORES)  # a machine that is theirs: then each has a core
         assert sorted(kept_to) == ([[core] for core in CORES] if fill else [CORES] * replicas)
         process.send_signal(signal.SIGINT)
         told += process.communicate(timeout=60)[0]
     finally:
+        for other in others:
+            other.close()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     assert process.returncode == 0, told
+    assert not haproxy or not Path(config).parent.parent.exists()
     assert [line.partition(" ")[0] for line in told.splitlines()] == ["Starting", "No", "Ready:", "Stopping:"]
 
 
