@@ -28,14 +28,15 @@ def explain(
     """
     from PIL import Image
 
+    from pipelines.storage import require_writable
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
     from radet.explain import explain as run
 
     console = Console(highlight=False)
+    require_writable(str(out))
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
-    out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for image, name in zip(images, _names(images), strict=True):
         try:
@@ -53,7 +54,8 @@ def explain(
         console.print(f"[bold]{image}[/bold]" if "[" not in str(image) else str(image), soft_wrap=True)
         for sentence in found.sentences:
             console.print(f"  {sentence}", markup=False, soft_wrap=True)
-    console.print(f"Pictures and JSON: {out}", soft_wrap=True)
+    if failed < len(images):
+        console.print(f"Pictures and JSON: {out}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

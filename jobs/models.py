@@ -84,6 +84,7 @@ def convert(
 
       radet models convert radet-clip-b16 --precision bf16 --out clip-bf16
     """
+    from pipelines.storage import require_writable
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
 
@@ -91,6 +92,7 @@ def convert(
     folder = resolve(local_model(model))
     if out.resolve() == folder.resolve():
         raise ConfigError(f"{out} is what is converted: name another folder with --out")
+    require_writable(str(out))
     detector = Detector.from_pretrained(folder, precision=precision)
     was = DetectorConfig.read(folder)
     detector.config = replace(detector.config, name=out.name)
@@ -122,6 +124,7 @@ def fit(
 ) -> None:
     """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference."""
     from pipelines.items import has_image_suffix
+    from pipelines.storage import require_writable
     from radet.encoders import describe
     from radet.fit import fit_reference, read_crops
     from radet.selftest import write_golden
@@ -130,6 +133,7 @@ def fit(
     paths = sorted(path for path in real.rglob("*") if has_image_suffix(path.name))[:limit]
     if not paths:
         raise ConfigError(f"no photographs under {real}")
+    require_writable(str(out))
     if not weights.startswith(("hub:", "package:")):
         weights = str(Path(weights).absolute())
     found: EncoderConfig = describe(family, encoder, weights, mean=mean, std=std)

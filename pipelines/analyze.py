@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled, list_labelled, list_reference
-from pipelines.storage import Folder, open_folder
+from pipelines.storage import Folder, open_folder, require_writable
 from pipelines.weights import find_encoders, local_model
 from radet.analysis import Analysis, analyse
 from radet.crop import CropPolicy
@@ -55,6 +55,7 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
     """
     listed = list_labelled(job.data)
     reference = None if job.reference is None else list_reference(job.reference)
+    require_writable(job.out)
     find_encoders()
     detector = Detector.from_pretrained(local_model(job.model), device=job.device)
     folder = open_folder(job.out)

@@ -17,7 +17,7 @@ from pipelines.evaluation_inputs import input_id, manifest_of
 from pipelines.labelled import list_labelled
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
-from pipelines.storage import open_folder
+from pipelines.storage import open_folder, require_writable
 from pipelines.weights import local_model
 from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
 from radet.config import DetectorConfig, resolve
@@ -62,6 +62,7 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     chosen = conditions(job.suites)
     config = DetectorConfig.read(folder)
     labelled = list_labelled(job.data)
+    require_writable(str(job.out))
     with tempfile.TemporaryDirectory(prefix="radet-calibrate-") as scratch:
         open_folder(scratch).write("inputs.jsonl", manifest_of(labelled, chosen))
         scored = ScoreJob(

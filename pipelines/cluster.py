@@ -27,6 +27,8 @@ _CONNECT_S = 10.0
 _END_S = 5.0
 _STATE_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _NO_STATE = "http://127.0.0.1:9"  # the port of the discard protocol, at which nothing listens
+#: Of Ray Data: they write the traces of what is raised as well, which is then told in one line, or with its trace.
+_TRACES = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 
 
 def purpose_of(error: BaseException) -> Exception | None:
@@ -155,6 +157,8 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in _TRACES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", r"The m(in|ax)imum number of concurrent", UserWarning)  # a corpus may be small
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress

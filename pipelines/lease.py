@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from pipelines import s3
-from pipelines.storage import LocalFolder, S3Folder
+from pipelines.storage import LocalFolder, S3Folder, writing
 from radet.errors import ConfigError, FetchError
 
 NAME = "_lock"
@@ -66,8 +66,9 @@ class Lease:
                 self._folder.delete([NAME])
 
     def _lock_file(self, folder: LocalFolder) -> None:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        self._file = (folder.root / NAME).open("a+", encoding="utf-8")
+        with writing(folder.url):
+            folder.root.mkdir(parents=True, exist_ok=True)
+            self._file = (folder.root / NAME).open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

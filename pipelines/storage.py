@@ -37,16 +37,25 @@ class Folder(Protocol):
         """The file on this machine's disk, to be read only and only inside. Raises FileNotFoundError."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Create or replace, atomically."""
+        """Create or replace, atomically. Raises ConfigError or FetchError where it cannot be written to."""
 
     def upload(self, name: str, source: Path) -> None:
-        """Create or replace from a local file, atomically; the local file is used up."""
+        """Create or replace from a local file, atomically; the local file is used up. Raises as `write`."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """The files whose names start with a folder prefix such as `parts/`; nothing if there is none."""
 
     def delete(self, names: Iterable[str]) -> None:
         """Files that are gone already are no error."""
+
+
+@contextmanager
+def writing(folder: str) -> Iterator[None]:
+    """What the file system refuses (no permission, no space left, a file in a folder's place) as ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 class LocalFolder:
@@ -66,19 +75,21 @@ class LocalFolder:
         yield self.root / name
 
     def write(self, name: str, data: bytes) -> None:
-        temporary = self._temporary(name)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self._publish(temporary, name)
+        with writing(self.url):
+            temporary = self._temporary(name)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(temporary, name)
 
     def upload(self, name: str, source: Path) -> None:
-        temporary = self._temporary(name)
-        shutil.move(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        self._publish(temporary, name)
+        with writing(self.url):
+            temporary = self._temporary(name)
+            shutil.move(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            self._publish(temporary, name)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         for folder, _, files in os.walk(self.root / prefix):
@@ -164,3 +175,11 @@ def open_folder(url: str) -> LocalFolder | S3Folder:
     if "://" in url:
         raise ConfigError(f"cannot write to {url}: give a local folder or s3://bucket/prefix")
     return LocalFolder(str(Path(url).expanduser().absolute()))
+
+
+def require_writable(url: str) -> None:
+    """Raises ConfigError or FetchError where nothing can be written: better now than after hours of work."""
+    folder = open_folder(url)
+    name = f"{TEMPORARY}{uuid.uuid4().hex}"
+    folder.write(name, b"")
+    folder.delete([name])

@@ -25,7 +25,7 @@ from pipelines.cluster import connected, driver_node
 from pipelines.feed import RayFeed
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.process import cores, keep_to_core, tune
-from pipelines.storage import LocalFolder, open_folder
+from pipelines.storage import LocalFolder, open_folder, require_writable
 from pipelines.training_plan import TrainingPlan
 from pipelines.weights import find_encoders
 from radet.attribution import families_of
@@ -124,6 +124,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
     if job.data == job.val:
         raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
     storage = _storage(job)
+    require_writable(job.out)
     find_encoders()
     families = families_of(training.generated, training.sources)
     run = Run(new_detector(job.recipe, families=families), job.recipe)
