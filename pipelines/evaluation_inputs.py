@@ -3,7 +3,6 @@
 N pictures
 """
 
-import csv
 import json
 import os
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.degraded import degraded
 from pipelines.items import URI_COLUMNS, choose_column, resolve
 from pipelines.labelled import Labelled
-from pipelines.sources import open_text
+from pipelines.manifests import first_line, lines
 from radet.degradations import CLEAN
 from radet.errors import ConfigError
 
@@ -37,13 +36,14 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
     """The pair group of each picture, "" for none."""
     if manifest is None:
         return np.array(labelled.sources)
-    with open_text(manifest) as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ConfigError(f"{manifest} has no rows")
-    uri = choose_column(manifest, list(rows[0]), None, URI_COLUMNS)
-    group = choose_column(manifest, list(rows[0]), None, _GROUP_COLUMNS)
-    known = {_plain(resolve(row[uri], manifest)): row[group] or "" for row in rows}
+    columns = list(first_line(manifest))
+    uri = choose_column(manifest, columns, None, URI_COLUMNS)
+    group = choose_column(manifest, columns, None, _GROUP_COLUMNS)
+    known = {
+        _plain(resolve(str(row[uri]), manifest)): str(row.get(group) or "")
+        for _, row in lines(manifest)
+        if row.get(uri)
+    }
     found = np.array([known.get(_plain(location), "") for location in labelled.locations])
     if not (found != "").any():
         raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")

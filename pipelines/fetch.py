@@ -48,6 +48,8 @@ class Fetcher:
         if location.startswith("s3://"):
             item = s3.head(location)
             return Source(item.size, object_version(item))
+        if not location:
+            raise FetchError("not_found", "no uri is given")
         with _errors(location):
             status = os.stat(location)
         return Source(status.st_size, file_version(status))
@@ -103,7 +105,7 @@ def object_version(item: s3.Object) -> str:
 
 
 class _errors:  # noqa: N801 - reads as the statement it stands for; a generator would cost more than the read
-    """OSError as FetchError."""
+    """OSError, and what is no name for a file, as FetchError."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -112,6 +114,8 @@ class _errors:  # noqa: N801 - reads as the statement it stands for; a generator
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):  # a NUL, or half of a surrogate pair
+            raise FetchError("not_found", "no file can have such a name") from error
         if not isinstance(error, OSError):
             return
         if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in (

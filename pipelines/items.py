@@ -48,11 +48,15 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Item:
-    """An entry with its bytes, or with the error that took their place; neither while it is still to be fetched."""
+    """An entry with its bytes, or with the error that took their place; neither while it is still to be fetched.
+
+    `rest`: it stands for what could not be had of a container, which is opened again in the next run.
+    """
 
     entry: Entry
     data: bytes | None = None
     error: FetchError | ImageError | None = None
+    rest: bool = False
 
 
 class Shard(NamedTuple):
@@ -93,7 +97,11 @@ class Shard(NamedTuple):
 
 def display(location: str) -> str:
     """A path as text that every format can hold: bytes that are not UTF-8 are written as escapes."""
-    return location.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        data = location.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        data = location.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def version_digest(version: str | None) -> bytes | None:

@@ -3,9 +3,7 @@
 What is listed is small (a location, a label and a source each); the bytes stay where they are until a task reads them.
 """
 
-import csv
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -18,12 +16,11 @@ from pipelines import parquet
 from pipelines.cells import Cell
 from pipelines.items import URI_COLUMNS, Entry, choose_column, is_image_name, resolve
 from pipelines.listing import walk
-from pipelines.sources import open_text
+from pipelines.manifests import first_line, is_manifest, lines
 from radet.errors import ConfigError
 from radet.labels import label_from_word, label_of
 
 _LABEL_COLUMNS = ("label", "is_fake", "is_generated", "generated", "target", "class")
-_MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _PEEK = 1000  # files looked at to tell what a folder holds
 _SOURCE_COLUMNS = ("generator", "source", "model")
 
@@ -82,7 +79,7 @@ def list_labelled(src: str) -> Labelled:
 
 def _labels(src: str) -> Iterator[tuple[str, bool | None, str]]:
     """Location, label and source of each picture, in any order."""
-    if src.lower().endswith(_MANIFESTS):
+    if is_manifest(src):
         return _manifest(src)
     peeked = itertools.islice(walk(src), _PEEK)
     if any(_is_parquet(entry) for entry in peeked):
@@ -103,37 +100,37 @@ def _tree(root: str) -> Iterator[tuple[str, bool | None, str]]:
 
 
 def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
-    rows = iter(_rows(path))
-    first = next(rows, None)
-    if first is None:
-        raise ConfigError(f"{path} has no rows")
-    uri = choose_column(path, list(first), None, URI_COLUMNS)
-    label, source = _columns(path, list(first))
-    for row in (first, *rows):
-        yield resolve(str(row[uri]), path), label_from_word(row[label]), str(row[source]) if source else ""
-
-
-def _rows(path: str) -> Iterator[dict[str, Any]]:
-    with open_text(path) as file:
-        if path.lower().endswith((".csv", ".tsv")):
-            yield from csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-        else:
-            yield from (json.loads(line) for line in file if line.strip())
+    columns = list(first_line(path))
+    uri = choose_column(path, columns, None, URI_COLUMNS)
+    label, source = _columns(path, columns)
+    for _, row in lines(path):
+        if row.get(uri):
+            yield resolve(str(row[uri]), path), label_from_word(row.get(label)), str(row.get(source or "") or "")
+        else:  # nor has a line that cannot be read
+            yield "", None, ""
 
 
 def _parquet(entry: Entry) -> Iterator[tuple[str, bool | None, str]]:
     """Rows with image bytes, or uris. The bytes stay where they are."""
     path = entry.location
+    if not parquet.is_readable(path):
+        raise ConfigError(f"{path} is no Parquet file that can be read")
     chosen = parquet.choose_columns(path, ids=None, column=None)
     with parquet.open_file(path) as file:
         label, source = _columns(path, file.schema_arrow.names)
         columns = [name for name in (label, source, None if chosen["bytes"] else chosen["uri"]) if name]
         for group in range(file.num_row_groups):
-            for place, row in enumerate(file.read_row_group(group, columns=columns).to_pylist()):
+            table = file.read_row_group(group, columns=columns)
+            values = [[parquet.value_of(scalar) for scalar in table.column(name)] for name in columns]
+            for place, fields in enumerate(zip(*values, strict=True)):
+                row: dict[str | None, Any] = dict(zip(columns, fields, strict=True))
                 if chosen["bytes"]:
                     location = Cell(path, entry.version or "", chosen["bytes"], group, place).location
-                else:
+                elif row[chosen["uri"]]:
                     location = resolve(str(row[chosen["uri"]]), path)
+                else:
+                    yield "", None, ""
+                    continue
                 yield location, label_from_word(row[label]), str(row[source]) if source else ""
 
 

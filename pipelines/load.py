@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
-from pipelines.items import Item, Shard, version_digest
+from pipelines.items import Item, Shard, display, version_digest
 from pipelines.process import tune
 from pipelines.schema import LOADED, SCORED, pack
 from radet.crop import CropPolicy
@@ -51,14 +51,15 @@ class Loader:
         """The new inputs of a shard, as LOADED tables packed into one row each."""
         tune()
         shard = Shard(*json.loads(payload))
-        seen = 0
+        seen, whole = 0, True
         for items in self._items(shard):
+            whole = whole and not any(item.rest for item in items)
             new = items if shard.kind == "files" else self._admitted(number, seen, shard, items)
             seen += len(items)
             if new:
                 yield pack(self._load_batch(new))
         name, version = shard.container
-        if version is not None:
+        if version is not None and whole:
             self.desk.finish_container(name, version, seen)
 
     def _items(self, shard: Shard) -> Iterator[list[Item]]:
@@ -120,7 +121,7 @@ class Loader:
             }
             start = time.perf_counter()
             if item.error is not None:
-                row |= {"status": item.error.code, "error": str(item.error)}
+                row |= {"status": item.error.code, "error": display(str(item.error))}
             elif row["_kind"] == SCORED:
                 assert item.data is not None
                 seen = see(item.data, self.policy)

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import s3fs
 
 from pipelines.fetch import is_http
-from pipelines.items import URI_COLUMNS, Entry, Item, choose_column, resolve
+from pipelines.items import URI_COLUMNS, Entry, Item, choose_column, display, resolve
+from pipelines.outage import READING, outage
 from radet.errors import ConfigError, ImageError
 
 _BYTES_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "img", "jpg", "png")
@@ -23,7 +24,9 @@ def is_readable(location: str) -> bool:
     """Whether it is a Parquet file at all; one that is not is a row with a status, wherever it stands."""
     try:
         open_file(location).close()
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, *READING) as error:
+        if (unread := outage(error)) is not None:
+            raise ConfigError(f"{location}: {unread}") from error
         return False
     return True
 
@@ -52,8 +55,16 @@ def refuse_http(location: str, column: str | None) -> None:
     """Raises ConfigError if the first uri is a web address."""
     with open_file(location) as file:
         first = next(file.iter_batches(batch_size=1, columns=[column]), None)
-    if first is not None and first.num_rows and is_http(str(first.column(0)[0].as_py())):
+    if first is not None and first.num_rows and is_http(str(value_of(first.column(0)[0]))):
         raise ConfigError(f"{location} lists web addresses: allow reading them with --allow-http")
+
+
+def value_of(scalar: pa.Scalar) -> Any:
+    """As Python has it; text that is not UTF-8, which some writers leave, with surrogates, as file names have them."""
+    if isinstance(scalar, pa.StringScalar | pa.LargeStringScalar):
+        buffer = scalar.as_buffer()
+        return None if buffer is None else buffer.to_pybytes().decode("utf-8", "surrogateescape")
+    return scalar.as_py()
 
 
 def row_groups(location: str) -> Iterator[dict[str, int]]:
@@ -61,7 +72,7 @@ def row_groups(location: str) -> Iterator[dict[str, int]]:
     try:
         with open_file(location) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, *READING):
         sizes = [0]
     first = 0
     for group, size in enumerate(sizes):
@@ -80,20 +91,20 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
                 values = {name: batch.column(name) for name in columns}
                 yield [_item(values, offset, row + offset, body) for offset in range(batch.num_rows)]
                 row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, *READING) as error:
         entry = Entry(f"{uri_of_file}#{row}", f"{uri_of_file}#{row}", "", body["version"])
-        message = f"Parquet row group {body['group']} cannot be read from row {row} on: {error}"
-        yield [Item(entry, error=ImageError("corrupt", message))]
+        broken = ImageError("corrupt", f"Parquet row group {body['group']} cannot be read from row {row} on: {error}")
+        unread = outage(error)
+        yield [Item(entry, error=unread or broken, rest=unread is not None)]
 
 
 def _item(values: dict[str, pa.Array], offset: int, row: int, body: dict[str, Any]) -> Item:
     def value(kind: str) -> Any:
-        return values[body[kind]][offset].as_py() if body[kind] else None
+        return value_of(values[body[kind]][offset]) if body[kind] else None
 
-    place = f"{body['uri_of_file']}#{row}"
-    uri = value("uri") or place
-    name = value("ids")
-    entry = Entry(uri if name is None else str(name), uri, resolve(uri, body["file"]) if value("uri") else "")
+    named, name = value("uri"), value("ids")
+    uri = display(named) if named else f"{body['uri_of_file']}#{row}"
+    entry = Entry(uri if name is None else display(str(name)), uri, resolve(named, body["file"]) if named else "")
     if body["bytes"] is None:
         return Item(entry)
     data = value("bytes")

@@ -98,6 +98,8 @@ def _errors(what: str) -> Iterator[None]:
     except botocore.exceptions.NoCredentialsError as error:
         mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role"
         raise FetchError("forbidden", f"no S3 credentials for {what}: {mend}") from error
+    except (botocore.exceptions.ParamValidationError, UnicodeEncodeError) as error:
+        raise FetchError("not_found", f"{what} can be the name of no object") from error
     except (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError) as error:
         raise FetchError("timeout", f"S3 did not answer in time for {what}") from error
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:

@@ -10,23 +10,19 @@ Files with an image suffix or none are inputs; others are counted and left alone
 Parquet files or tars is taken for a dataset of those.
 """
 
-import csv
 import itertools
-import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TextIO
-
-import s3fs
+from pathlib import PurePosixPath
+from typing import Any, Protocol
 
 from pipelines import parquet
 from pipelines.fetch import is_http
-from pipelines.items import URI_COLUMNS, Entry, Shard, choose_column, is_image_name, resolve
+from pipelines.items import URI_COLUMNS, Entry, Shard, choose_column, display, is_image_name, resolve
 from pipelines.listing import walk
+from pipelines.manifests import first_line, is_manifest, lines
 from radet.errors import ConfigError
 
 _PEEK = 1000  # files looked at to tell what a folder holds
-_MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _TARS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -54,7 +50,7 @@ def open_source(
     name = src.lower().rstrip("/")
     if is_http(src):
         raise ConfigError(f"{src} is one page: put web addresses into a .csv or .jsonl manifest with a uri column")
-    if name.endswith(_MANIFESTS):
+    if is_manifest(name):
         return Manifest(src, ids=ids, column=column, allow_http=allow_http)
     first = list(itertools.islice(walk(src), _PEEK))
     if not first:
@@ -94,9 +90,7 @@ class Manifest:
         self.description = f"uris in {path}"
         self.ignored: dict[str, int] = {}
         self._ids = ids
-        first = next((row for _, row in self._rows() if row), None)
-        if first is None:
-            raise ConfigError(f"{path} has no rows")
+        first = first_line(path)
         self._column = choose_column(path, list(first), column, URI_COLUMNS)
         if ids is not None and ids not in first:
             raise ConfigError(f"{path} has no column {ids!r}: it has {', '.join(map(repr, first))}")
@@ -107,31 +101,16 @@ class Manifest:
         return iter(())
 
     def shards(self, size: int) -> Iterator[Shard]:
-        rows = (self._entry(number, row) for number, row in self._rows())
+        rows = (self._entry(number, row) for number, row in lines(self.path))
         while batch := list(itertools.islice(rows, size)):
             yield Shard("uris", {"entries": batch})
 
     def _entry(self, number: int, row: dict[str, Any]) -> Entry:
-        uri = str(row.get(self._column) or "")
-        if not uri:  # a row of its own, which says so
+        named = str(row.get(self._column) or "")
+        if not named:  # a row of its own, which says so
             return Entry(f"{self.path}#{number}", f"{self.path}#{number}", "")
-        location = resolve(uri, self.path)
-        return Entry(str(row.get(self._ids) or uri) if self._ids else uri, uri, location)
-
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Line number and columns; no columns for a line that cannot be read."""
-        with open_text(self.path) as file:
-            if self.path.lower().endswith((".csv", ".tsv")):
-                reader = csv.DictReader(file, delimiter="\t" if self.path.lower().endswith(".tsv") else ",")
-                yield from ((reader.line_num, row) for row in reader)
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        row = {}
-                    yield number, row if isinstance(row, dict) else {}
+        uri = display(named)
+        return Entry(display(str(row.get(self._ids) or uri)) if self._ids else uri, uri, resolve(named, self.path))
 
 
 class Containers:
@@ -174,15 +153,6 @@ class Containers:
                 yield entry
             else:
                 _count(self.ignored, entry)
-
-
-def open_text(path: str) -> TextIO:
-    if path.startswith("s3://"):
-        return s3fs.S3FileSystem().open(path, "r", encoding="utf-8", newline="")  # type: ignore[no-any-return]
-    try:
-        return Path(path).expanduser().open(encoding="utf-8", newline="")
-    except FileNotFoundError:
-        raise ConfigError(f"no such file: {path}") from None
 
 
 def _count(ignored: dict[str, int], entry: Entry) -> None:

@@ -9,7 +9,8 @@ from typing import IO, Any
 import s3fs
 
 from pipelines.fetch import MAX_BYTES
-from pipelines.items import Entry, Item, has_image_suffix
+from pipelines.items import Entry, Item, display, has_image_suffix
+from pipelines.outage import READING, outage
 from radet.errors import FetchError, ImageError
 
 
@@ -27,9 +28,11 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
                 while len(batch) >= batch_rows:
                     yield batch[:batch_rows]
                     batch = batch[batch_rows:]
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, *READING) as error:
         entry = Entry(uri_of_file, uri_of_file, "", body["version"])
-        batch.append(Item(entry, error=ImageError("truncated", f"the archive cannot be read to its end: {error}")))
+        broken = ImageError("truncated", f"the archive cannot be read to its end: {error}")
+        unread = outage(error)
+        batch.append(Item(entry, error=unread or broken, rest=unread is not None))
     if batch:
         yield batch
 
@@ -76,11 +79,11 @@ def _images(sample: dict[str, bytes | FetchError], uri_of_file: str, ids: str | 
         if ids is not None and PurePosixPath(name).suffix == ".json" and isinstance(data, bytes):
             try:
                 fields = json.loads(data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 fields = {}
     for name, data in sample.items():
         if has_image_suffix(name):
-            uri = f"{uri_of_file}#{name}"
+            uri = display(f"{uri_of_file}#{name}")
             name_of_sample = fields.get(ids, uri) if ids is not None and isinstance(fields, dict) else uri
-            entry = Entry(str(name_of_sample), uri, "")
+            entry = Entry(display(str(name_of_sample)), uri, "")
             yield Item(entry, data=data) if isinstance(data, bytes) else Item(entry, error=data)

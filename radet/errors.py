@@ -47,6 +47,10 @@ class RadetError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Not by `args`, as exceptions usually are: Ray Data writes its own words into those on the way.
+        return type(self), (self.code, self.message)
+
 
 class ImageError(RadetError):
     """The bytes are no picture that can be scored. Permanent: the same bytes fail again."""
