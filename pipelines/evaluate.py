@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipelines.cluster import connected
 from pipelines.evaluation_inputs import draw, manifest_of, pair_groups
 from pipelines.evaluation_tables import write_tables
+from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.ledger import Ledger
 from pipelines.score import ScoreJob, Watcher, score
@@ -262,19 +263,22 @@ def _contenders(
     entrant: _Entrant, table: pa.Table, labelled: Labelled, chosen: list[str], ms: float | None
 ) -> Iterator[Contender]:
     """The detector and, where it has several branches, each of them alone."""
-    place = {location: position for position, location in enumerate(labelled.locations)}
+    places_of: dict[str, list[int]] = {}  # several, where a manifest names a picture twice
+    for position, location in enumerate(labelled.locations):
+        places_of.setdefault(display(location), []).append(position)
     where: dict[str, tuple[list[int], list[int]]] = {condition: ([], []) for condition in chosen}
     for row, name in enumerate(table["id"].to_pylist()):
         condition, _, location = name.partition("!")
-        if condition in where and location in place:
-            where[condition][0].append(row)
-            where[condition][1].append(place[location])
+        if condition in where:
+            for position in places_of.get(location, ()):
+                where[condition][0].append(row)
+                where[condition][1].append(position)
 
     def column(name: str) -> dict[str, Floats]:
         values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
         found = {}
         for condition, (rows, places) in where.items():
-            found[condition] = np.full(len(place), np.nan)
+            found[condition] = np.full(len(labelled.locations), np.nan)
             found[condition][places] = values[rows]
         return found
 
@@ -301,7 +305,7 @@ def _contenders(
     heads = entrant.config.heads
     whole = contender(entrant.name, entrant.source, own, entrant.gmac)
     if heads is not None and heads.attribution is not None:
-        named: list[str | None] = [None] * len(place)
+        named: list[str | None] = [None] * len(labelled.locations)
         for row, position in zip(*where[CLEAN], strict=True):
             named[position] = table["generator"][row].as_py()
         read_N = np.isfinite(scores[CLEAN])

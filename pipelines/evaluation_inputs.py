@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.degraded import degraded
-from pipelines.items import URI_COLUMNS, choose_column, resolve
+from pipelines.items import URI_COLUMNS, choose_column, display, resolve
 from pipelines.labelled import Labelled
 from pipelines.manifests import first_line, lines
 from radet.degradations import CLEAN
@@ -62,7 +62,7 @@ def manifest_of(labelled: Labelled, chosen: list[str]) -> bytes:
 
 def input_id(location: str, condition: str) -> str:
     """What a picture under a condition is called in score rows: "<condition>!<location>"."""
-    return f"{condition}!{location}"
+    return display(f"{condition}!{location}")
 
 
 def _plain(location: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines.calibrate import CalibrateJob, calibrate
 from pipelines.evaluate import EvaluateJob, EvaluateWatcher, Evaluation, _entrants, evaluate
+from pipelines.evaluation_inputs import input_id
 from pipelines.labelled import list_labelled
 from pipelines.report import evaluation_page
 from pipelines.score import Watcher
@@ -60,6 +61,7 @@ def tree(photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactor
     }
     root = write_tree(tmp_path_factory.mktemp("evaluate") / "tree", photographs, layout, EACH)
     (root / "wukong" / "1_fake" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (root / "wukong" / "1_fake" / "0.png").rename(root / "wukong" / "1_fake" / os.fsdecode(b"caf\xe9.png"))
     return root
 
 
@@ -116,6 +118,16 @@ def test_every_picture_is_in_every_table_or_listed_as_failed(found: tuple[Evalua
     assert ms[3] < ms[1] < ms[0]
 
 
+def test_a_picture_that_a_manifest_names_twice_counts_twice(tree: Path, tmp_path: Path) -> None:
+    named = [(tree / "wukong" / folder / f"{index}.png", folder) for folder in ("0_real", "1_fake") for index in (1, 2)]
+    lines = [json.dumps({"uri": str(path), "label": folder[2:]}) for path, folder in [*named, named[0]]]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    job = EvaluateJob(data=str(tmp_path / "list.jsonl"), models=("radet-lite",), out=str(tmp_path / "out"))
+    row = evaluate(job, EvaluateWatcher()).row("radet-lite")
+    assert row is not None
+    assert (row["real"], row["generated"], row["failed"]) == (3, 2, 0)
+
+
 @pytest.mark.slow
 def test_published_methods_run_in_the_same_loop(found: tuple[Evaluation, EvaluateJob], tmp_path: Path) -> None:
     evaluation, job = found
@@ -149,8 +161,8 @@ def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -
     for condition in ("clean", "jpeg:50"):
         score, label = [], []
         for location, generated in zip(evaluation.labelled.locations, evaluation.labelled.generated, strict=True):
-            if f"{condition}!{location}" in rows:
-                score.append(rows[f"{condition}!{location}"]["logit"])
+            if (name := input_id(location, condition)) in rows:
+                score.append(rows[name]["logit"])
                 label.append(generated)
         row = evaluation.row("radet-lite", condition)
         assert row["auroc"] == pytest.approx(Ranking(score, label).figures()["auroc"][0])
@@ -271,7 +283,7 @@ def test_rates_are_kept_under_the_conditions_of_an_evaluation(
     generated[[3 * EACH - 3, 3 * EACH + 2]] = True, False
     locations = [evaluation.labelled.locations[place] for place in order]
     lines = [f"{location},{int(label)}" for location, label in zip(locations, generated, strict=True)]
-    (tmp_path / "ours.csv").write_text("\n".join(["uri,label", *lines]))
+    (tmp_path / "ours.csv").write_bytes(os.fsencode("\n".join(["uri,label", *lines])))
     runs = Path(job.out, "scores", "radet-lite", "_runs")
     before = set(runs.glob("*.json"))
     calibrating = CalibrateJob(
