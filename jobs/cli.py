@@ -1,6 +1,7 @@
 """The `radet` command."""
 
 import inspect
+import io
 import re
 import sys
 from typing import Annotated
@@ -75,6 +76,9 @@ for _group in (app, models, jobs):
 
 def main() -> None:
     """Entry point: errors raised on purpose are one line, everything else is a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # names of files are not always what a terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Stop as stop:

@@ -57,6 +57,7 @@ def evaluate(
     from jobs.evaluate_screen import EvaluateScreen, show_evaluation
     from pipelines.evaluate import EvaluateJob
     from pipelines.evaluate import evaluate as run
+    from pipelines.items import display
     from pipelines.report import evaluation_page
     from pipelines.storage import open_folder
 
@@ -83,5 +84,5 @@ def evaluate(
     finally:
         screen.close()
     console.print("Drawing the report ...")
-    open_folder(out).write("report.html", evaluation_page(found, data, allow_http=allow_http).encode())
+    open_folder(out).write("report.html", evaluation_page(found, display(data), allow_http=allow_http).encode())
     show_evaluation(Console(highlight=False), found, out)

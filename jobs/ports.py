@@ -9,8 +9,9 @@ def require_free(host: str, port: int) -> None:
     """Raises ConfigError where nothing can listen at HOST:PORT."""
     try:
         _bound(host, port).close()
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror}; see --port and --host") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host can be no name
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen at {host}:{port}: {why}; see --port and --host") from None
 
 
 def free(*preferred: int) -> list[int]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from jobs.lines import Lines
+from pipelines.items import display
 from pipelines.labelled import Labelled
 from pipelines.storage import open_folder
 from pipelines.train import Trained, TrainJob, TrainWatcher
@@ -112,12 +113,12 @@ def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> 
     """Calibrate the best epoch and put everything into OUT, config.json last: a checkpoint is whole or absent."""
     run = trained.run
     provenance = Provenance(
-        training=f"{job.data}: {trained.training.summary()}",
-        validation=f"{job.val}: {trained.validation.summary()}",
+        training=display(f"{job.data}: {trained.training.summary()}"),
+        validation=display(f"{job.val}: {trained.validation.summary()}"),
         validation_generated=trained.validation.generated,
         validation_sources=trained.validation.sources,
         broken=len(trained.broken),
-        command=shlex.join(["radet", *sys.argv[1:]]),
+        command=display(shlex.join(["radet", *sys.argv[1:]])),
         controls=trained.controls,
     )
     with tempfile.TemporaryDirectory() as name:

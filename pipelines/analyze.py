@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.fetch import Fetcher
+from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled, list_reference
 from pipelines.storage import Folder, open_folder, require_writable
 from pipelines.weights import find_encoders, local_model
@@ -80,10 +81,10 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
     sources = [listed.sources[position] for position in readable]
     analysis = analyse(detector, crops, generated, sources, reference=others, told=told)
     document: dict[str, Any] = {
-        "data": job.data,
-        "reference_data": job.reference,
+        "data": display(job.data),
+        "reference_data": None if job.reference is None else display(job.reference),
         "listed": len(listed.locations),
-        "broken": broken,
+        "broken": {display(location): why for location, why in broken.items()},
         **to_dict(analysis),
     }
     told("writing", 0, 1)

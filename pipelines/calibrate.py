@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluate import scores_of
 from pipelines.evaluation_inputs import input_id, manifest_of
+from pipelines.items import display
 from pipelines.labelled import list_labelled
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
@@ -83,7 +84,7 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
             f"{'' if len(chosen) == 1 else ' under every condition'}: give {_LEAST} of each at least"
         )
     logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
-    calibration = fit_platt(logit_CN[0], label_N, f"{job.data}: {labelled.summary()}")
+    calibration = fit_platt(logit_CN[0], label_N, display(f"{job.data}: {labelled.summary()}"))
     p_N, *others = probability(logit_CN, calibration)
     degraded = dict(zip(chosen[1:], others, strict=True))
     fitted = replace(

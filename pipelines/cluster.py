@@ -185,6 +185,9 @@ def connected(address: str | None) -> Iterator[None]:
         # Something listens there; a head that holds another token answers no more than what is no head.
         mend = "if there is one, is RAY_AUTH_TOKEN its own (`ray get-auth-token` on the head)?"
         raise ConfigError(f"no Ray cluster at {address} that answers: {error}; {mend}") from error
+    except UnicodeEncodeError as error:  # it sends the command line to itself as UTF-8
+        mend = "name what is in its way by a link with a plainer name, or give the folder above it"
+        raise ConfigError(f"Ray cannot be started by a command that is not UTF-8: {mend}") from error
     except AuthenticationError as error:
         mend = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on the head)"
         raise ConfigError(f"the Ray cluster at {address} wants a token: {mend}") from error

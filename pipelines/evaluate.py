@@ -180,7 +180,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
         failures=failures,
         promises=promises,
     )
-    write_tables(folder, job.data, found)
+    write_tables(folder, display(job.data), found)
     return found
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines import parquet
 from pipelines.cells import Cell
-from pipelines.items import URI_COLUMNS, Entry, choose_column, is_image_name, resolve
+from pipelines.items import URI_COLUMNS, Entry, choose_column, display, is_image_name, resolve
 from pipelines.listing import walk
 from pipelines.manifests import first_line, is_manifest, lines
 from radet.errors import ConfigError
@@ -69,7 +69,7 @@ def list_labelled(src: str) -> Labelled:
     listed = Labelled(
         [location for location, _, _ in found],
         np.array([label for _, label, _ in found], bool),
-        [source for _, _, source in found],
+        [display(source) for _, _, source in found],
         len(rows) - len(found),
     )
     if listed.generated.all() or not listed.generated.any():

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import s3fs
 
+from pipelines.outage import READING
 from radet.errors import ConfigError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -64,9 +65,9 @@ def _json(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _open(path: str) -> TextIO:
     how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-    if path.startswith("s3://"):
-        return s3fs.S3FileSystem().open(path, "r", **how)  # type: ignore[no-any-return]
     try:
+        if path.startswith("s3://"):
+            return s3fs.S3FileSystem().open(path, "r", **how)  # type: ignore[no-any-return]
         return Path(path).expanduser().open("r", **how)  # type: ignore[no-any-return,call-overload]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except READING as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None

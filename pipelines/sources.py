@@ -68,7 +68,7 @@ class Files:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.description = f"images under {root}"
+        self.description = f"images under {display(root)}"
         self.ignored: dict[str, int] = {}
 
     def entries(self) -> Iterator[Entry]:
@@ -87,7 +87,7 @@ class Manifest:
 
     def __init__(self, path: str, *, ids: str | None, column: str | None, allow_http: bool) -> None:
         self.path = path
-        self.description = f"uris in {path}"
+        self.description = f"uris in {display(path)}"
         self.ignored: dict[str, int] = {}
         self._ids = ids
         first = first_line(path)
@@ -120,7 +120,7 @@ class Containers:
         self, root: str, suffixes: tuple[str, ...], kind: str, *, ids: str | None, column: str | None, allow_http: bool
     ) -> None:
         self.root = root
-        self.description = f"{'Parquet rows' if kind == 'parquet' else 'WebDataset tars'} under {root}"
+        self.description = f"{'Parquet rows' if kind == 'parquet' else 'WebDataset tars'} under {display(root)}"
         self.ignored: dict[str, int] = {}
         self._suffixes = suffixes
         self._kind = kind

@@ -34,6 +34,8 @@ def test_a_port_that_cannot_be_had_is_told() -> None:
         require_free("203.0.113.1", 8000)  # an address for documentation
     with pytest.raises(ConfigError, match=r"cannot listen at nowhere\.invalid:8000"):
         require_free("nowhere.invalid", 8000)
+    with pytest.raises(ConfigError, match="cannot listen at"):
+        require_free("a" * 70 + ".invalid", 8000)  # no name at all
 
 
 def test_a_taken_port_gives_way_to_a_free_one() -> None:

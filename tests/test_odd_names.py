@@ -26,6 +26,7 @@ from radet.errors import ConfigError, FetchError, ImageError, ModelError
 from .bad_inputs import encoded
 from .conftest import S3Server
 from .s3_proxy import Proxy, proxy
+from .test_cli import radet, refused
 from .test_sources import write_tar
 
 NOT_UTF8 = b"caf\xe9.jpg"
@@ -118,6 +119,38 @@ def test_text_of_parquet_may_be_no_utf8(tmp_path: Path, picture: bytes, kind: pa
     labelled = list_labelled(where)
     assert [os.path.basename(os.fsencode(location)) for location in labelled.locations] == [NOT_UTF8, b"good.jpg"]
     assert labelled.skipped == 1
+
+
+def odd_folder(above: Path) -> Path:
+    found = Path(os.fsdecode(os.fsencode(above) + b"/caf\xe9"))
+    found.mkdir(parents=True)
+    return found
+
+
+def test_generators_are_named_as_text(tmp_path: Path, picture: bytes) -> None:
+    tree = odd_folder(tmp_path)
+    for label in ("0_real", "1_fake"):
+        (tree / label).mkdir()
+        (tree / label / "a.jpg").write_bytes(picture)
+    assert set(list_labelled(str(tmp_path)).sources) == {"caf\\xe9"}
+
+
+def test_a_picture_of_any_name_can_be_told_of(tmp_path: Path, picture: bytes) -> None:
+    path = odd_folder(tmp_path) / "a.jpg"
+    path.write_bytes(picture)
+    done = radet("explain", str(path), "--out", str(tmp_path / "out"), PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 0, done.stderr
+    assert "/caf\\udce9/a.jpg" in done.stdout
+
+
+@pytest.mark.ray
+def test_a_command_that_ray_cannot_hold_is_told_with_the_mend(tmp_path: Path, picture: bytes) -> None:
+    (odd_folder(tmp_path / "src") / "a.jpg").write_bytes(picture)
+    (odd,) = (tmp_path / "src").iterdir()
+    line = refused("score", str(odd), "--out", str(tmp_path / "out"))
+    assert "a command that is not UTF-8: name what is in its way by a link" in line
+    (tmp_path / "plain").symlink_to(odd)
+    assert radet("score", str(tmp_path / "plain"), "--out", str(tmp_path / "out")).returncode == 0
 
 
 def test_a_manifest_in_another_encoding_or_with_an_open_quote_is_told(tmp_path: Path) -> None:
