@@ -108,7 +108,8 @@ class Manifest:
     def _entry(self, number: int, row: dict[str, Any]) -> Entry:
         named = str(row.get(self._column) or "")
         if not named:  # a row of its own, which says so
-            return Entry(f"{self.path}#{number}", f"{self.path}#{number}", "")
+            place = display(f"{self.path}#{number}")
+            return Entry(place, place, "")
         uri = display(named)
         return Entry(display(str(row.get(self._ids) or uri)) if self._ids else uri, uri, resolve(named, self.path))
 

@@ -18,11 +18,12 @@ from pipelines.labelled import list_labelled
 from pipelines.load import Loader
 from pipelines.manifests import first_line, lines
 from pipelines.s3 import client, put
-from pipelines.schema import SCORED, unpack
+from pipelines.schema import unpack
 from pipelines.sources import open_source
 from radet.crop import CropPolicy
 from radet.errors import ConfigError, FetchError, ImageError, ModelError
 
+from . import test_load
 from .bad_inputs import encoded
 from .conftest import S3Server
 from .s3_proxy import Proxy, proxy
@@ -44,17 +45,11 @@ NAMES = [
 ]
 
 
-class Desk:
-    """Takes everything, and remembers which containers were read to their end."""
+class Desk(test_load.Desk):
+    """Remembers which containers were read to their end."""
 
     def __init__(self) -> None:
         self.finished: list[str] = []
-
-    def admit(self, shard: int, first: int, inputs: list[tuple[bytes, bytes | None]]) -> list[bool]:
-        return [True] * len(inputs)
-
-    def claim(self, inputs: list[tuple[bytes, bytes]]) -> list[int]:
-        return [SCORED] * len(inputs)
 
     def finish_container(self, name: str, version: str, inputs: int) -> None:
         self.finished.append(name)
@@ -236,6 +231,30 @@ def test_what_a_container_holds_is_read_once(tmp_path: Path) -> None:
     desk = Desk()
     assert [status for *_, status in loaded(str(tmp_path / "a.tar"), desk)] == ["truncated"]
     assert len(desk.finished) == 1
+
+
+def test_a_parquet_file_with_a_broken_footer_is_a_row_and_read_once(tmp_path: Path, picture: bytes) -> None:
+    """Arrow then raises an OSError, as for a disk that fails, but one without a number."""
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"image": [picture]}), tmp_path / f"{name}.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    footer = int.from_bytes(data[-8:-4], "little")
+    data[-8 - footer : -8] = b"\xff" * footer
+    (tmp_path / "a.parquet").write_bytes(data)
+    assert not parquet.is_readable(str(tmp_path / "a.parquet"))
+    desk = Desk()
+    assert sorted(status for *_, status in loaded(str(tmp_path), desk)) == ["corrupt", "ok"]
+    assert len(desk.finished) == 2
+
+
+@pytest.mark.s3
+def test_a_manifest_on_s3_is_read_alike(s3: S3Server) -> None:
+    forget_clients()
+    url = s3.url(f"odd-{os.getpid()}/list.csv")
+    put(url, b"\xef\xbb\xbfuri,label\n" + NOT_UTF8 + b",real\n")
+    assert first_line(url) == {"uri": "caf\udce9.jpg", "label": "real"}
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.csv"):
+        first_line(url.replace("list", "none"))
 
 
 @pytest.mark.parametrize("reader", [tars, parquet])
