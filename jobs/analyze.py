@@ -82,6 +82,7 @@ class _Screen:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,  # it would end in an empty line
         )
 
     def __enter__(self) -> "_Screen":

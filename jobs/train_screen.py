@@ -40,6 +40,7 @@ class TrainScreen(TrainWatcher):
             TextColumn("{task.fields[state]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,  # it would end in an empty line
         )
         self._task = self._bar.add_task("train", total=None, epoch=0, state="starting ...")
 

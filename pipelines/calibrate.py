@@ -63,6 +63,8 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     chosen = conditions(job.suites)
     config = DetectorConfig.read(folder)
     labelled = list_labelled(job.data)
+    made_N = labelled.generated
+    _require_enough(job.data, int((~made_N).sum()), int(made_N.sum()))
     require_writable(str(job.out))
     with tempfile.TemporaryDirectory(prefix="radet-calibrate-") as scratch:
         open_folder(scratch).write("inputs.jsonl", manifest_of(labelled, chosen))
@@ -76,13 +78,11 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
         )
         manifest = score(scored, watcher)
         logit_CN = _logits(scored.out, manifest["model_id"], labelled.locations, chosen)
-    read_CN, made_N = np.isfinite(logit_CN), labelled.generated
+    read_CN = np.isfinite(logit_CN)
     real, made = (int((read_CN & of_it).sum(1).min()) for of_it in (~made_N, made_N))
-    if min(real, made) < _LEAST:
-        raise ConfigError(
-            f"{job.data} has {real} real and {made} generated pictures that can be scored"
-            f"{'' if len(chosen) == 1 else ' under every condition'}: give {_LEAST} of each at least"
-        )
+    _require_enough(
+        job.data, real, made, " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
+    )
     logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
     calibration = fit_platt(logit_CN[0], label_N, display(f"{job.data}: {labelled.summary()}"))
     p_N, *others = probability(logit_CN, calibration)
@@ -95,6 +95,13 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     )
     _publish(folder, job.out, fitted)
     return fitted
+
+
+def _require_enough(data: str, real: int, made: int, which: str = "") -> None:
+    if min(real, made) < _LEAST:
+        raise ConfigError(
+            f"{display(data)} has {real} real and {made} generated pictures{which}: give {_LEAST} of each at least"
+        )
 
 
 def _logits(out: str, model_id: str, locations: list[str], chosen: list[str]) -> NDArray[np.float64]:

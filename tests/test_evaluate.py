@@ -310,6 +310,15 @@ def test_rates_are_kept_under_the_conditions_of_an_evaluation(
     assert DetectorConfig.read(tmp_path / "held") == config
 
 
+def test_too_few_pictures_to_calibrate_on_are_refused_before_any_is_scored(
+    photographs: list[Image.Image], tmp_path: Path
+) -> None:
+    data = write_tree(tmp_path / "few", photographs, {"gen": ("0_real", "1_fake")}, 19)
+    job = CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "x", address="127.0.0.1:1")  # no Ray is there
+    with pytest.raises(ConfigError, match="has 19 real and 19 generated pictures: give 20 of each at least"):
+        calibrate(job, Watcher())
+
+
 @pytest.mark.slow
 def test_calibrating_anew_changes_probabilities_and_nothing_else(
     photographs: list[Image.Image], tmp_path: Path
