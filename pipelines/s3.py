@@ -1,4 +1,4 @@
-"""S3, through one botocore client per process.
+"""S3, through one botocore client per process (and one for each lease, which cannot wait as long).
 
 Endpoint, region, credentials and retries come from the standard AWS places (AWS_ENDPOINT_URL, AWS_REGION,
 AWS_ACCESS_KEY_ID, AWS_MAX_ATTEMPTS, profiles, instance roles). botocore is used rather than a filesystem layer because
@@ -51,18 +51,23 @@ class PreconditionError(Exception):
 @lru_cache(maxsize=1)
 def client() -> Any:
     """This process's S3 client; thread-safe."""
+    return new_client()
+
+
+def new_client(*, connect_s: float = 5, read_s: float = 30, attempts: int | None = None) -> Any:
+    """A client that waits as long as it is told, for each of its attempts."""
     session = botocore.session.get_session()
     retries = {
         "mode": session.get_config_variable("retry_mode") or "standard",
-        "max_attempts": session.get_config_variable("max_attempts") or 8,
+        "total_max_attempts": attempts or session.get_config_variable("max_attempts") or 8,
     }
     return session.create_client(
         "s3",
         region_name=session.get_config_variable("region") or "us-east-1",
         config=botocore.config.Config(
             retries=retries,
-            connect_timeout=5,
-            read_timeout=30,
+            connect_timeout=connect_s,
+            read_timeout=read_s,
             max_pool_connections=64,
             # Many S3-compatible servers do not know the newer default checksums.
             request_checksum_calculation="when_required",
@@ -140,6 +145,11 @@ def get(url: str, *, max_bytes: int | None = None) -> bytes:
     return _got(url, read)
 
 
+def get_tagged(url: str, *, by: Any) -> tuple[bytes, str]:
+    """An object's bytes and ETag, of one moment, `by` a client."""
+    return _got(url, lambda answer: (answer["Body"].read(), answer["ETag"].strip('"')), by)
+
+
 def download(url: str, target: Path) -> None:
     """Write an object of any size to a local file, a few megabytes in memory at a time. Not atomic."""
 
@@ -150,13 +160,13 @@ def download(url: str, target: Path) -> None:
     _got(url, write)
 
 
-def _got(url: str, use: Callable[[dict[str, Any]], _T]) -> _T:
+def _got(url: str, use: Callable[[dict[str, Any]], _T], by: Any = None) -> _T:
     """What `use` makes of the answer. botocore asks again until an answer begins; one that breaks off is ours to ask
     for again. (As a context manager the body would be urllib3's own, whose errors and length nobody checks.)"""
     bucket, key = split(url)
     with _errors(url):
         for attempt in range(1, _BODY_ATTEMPTS + 1):
-            answer = client().get_object(Bucket=bucket, Key=key)
+            answer = (by or client()).get_object(Bucket=bucket, Key=key)
             try:
                 return use(answer)
             except _BROKEN_OFF:
@@ -168,8 +178,16 @@ def _got(url: str, use: Callable[[dict[str, Any]], _T]) -> _T:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def put(url: str, data: bytes | IO[bytes], *, only_if_absent: bool = False, only_if_etag: str | None = None) -> str:
-    """Write one object in one request (readers see all of it or nothing); returns its ETag.
+def put(
+    url: str,
+    data: bytes | IO[bytes],
+    *,
+    only_if_absent: bool = False,
+    only_if_etag: str | None = None,
+    by: Any = None,
+) -> str:
+    """Write one object in one request (readers see all of it or nothing), `by` another client or the process's own;
+    returns its ETag.
 
     Raises:
         PreconditionError: the condition did not hold.
@@ -180,17 +198,22 @@ def put(url: str, data: bytes | IO[bytes], *, only_if_absent: bool = False, only
         condition["IfNoneMatch"] = "*"
     if only_if_etag is not None:
         condition["IfMatch"] = only_if_etag
-    with _errors(url):
-        answer = client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+    try:
+        with _errors(url):
+            answer = (by or client()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
+    except FetchError as error:
+        if error.code == "not_found" and only_if_etag is not None:  # AWS's words for an object that is gone
+            raise PreconditionError(url) from error
+        raise
     return str(answer["ETag"]).strip('"')
 
 
-def delete(bucket: str, keys: list[str]) -> None:
+def delete(bucket: str, keys: list[str], *, by: Any = None) -> None:
     """Delete objects; those that are gone already are no error."""
     for start in range(0, len(keys), 1000):
         batch = [{"Key": key} for key in keys[start : start + 1000]]
         with _errors(f"s3://{bucket}"):
-            answer = client().delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+            answer = (by or client()).delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
         if answer.get("Errors"):
             first = answer["Errors"][0]
             raise FetchError("http_status", f"S3 did not delete {first.get('Key')}: {first.get('Message')}")
