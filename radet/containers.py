@@ -7,6 +7,7 @@ a WebP's canvas at that moment, and turns odd metadata into warnings. None of th
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from typing import NoReturn
 from PIL import AvifImagePlugin
 
 from radet.errors import ImageError
+from radet.tiff import Tags, exif_orientation
 
 #: Colour profiles above this size are ignored (RGB profiles have 0.5 to 500 KB); it bounds what a file can unpack.
 MAX_ICC_BYTES = 1 << 20
 
-#: Segments before the first scan of a JPEG. Hundreds are normal, millions are an attack on our time.
+# No encoder writes as many. Millions are an attack on our time and, where Pillow reads them too, on its memory.
 MAX_JPEG_SEGMENTS = 10_000
+MAX_CHUNKS = 100_000  # of a PNG or WebP
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = {
@@ -52,8 +55,8 @@ _UNSUPPORTED_SIGNATURES = {
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"crx "}
 
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: all that the tags below use
-_ORIENTATION_TAG = 0x0112
+#: Of a segment with a length, or the end. Neither fill bytes, nor stuffing (00), nor TEM (01) and RSTn.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Container:
     orientation: int = 1
     icc: bytes | None = None
     channels: int = 3  # JPEG components: 1 grey, 3 colour, 4 CMYK
-    scan_at: int = 0  # JPEG: where the first scan starts, bytes
+    scans: int = 1  # JPEG: passes over the picture
 
 
 def scan(data: bytes) -> Container:
@@ -124,31 +127,19 @@ def png_still(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def exif_orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8, of an EXIF block with or without its "Exif" prefix; 1 where it cannot be read."""
-    try:
-        values = _tiff_tags(exif.removeprefix(b"Exif\0\0"), {_ORIENTATION_TAG})
-    except (struct.error, KeyError):
-        return 1
-    return _orientation(values)
-
-
 def _jpeg(data: bytes) -> Container:
-    width = height = channels = scan_at = 0
-    exif = b""
+    width = height = channels = scans = 0
+    complete, exif = False, b""
     icc: dict[int, bytes] = {}
-    kind, at = "JPEG", 2
-    for _ in range(MAX_JPEG_SEGMENTS):
-        at = data.find(b"\xff", at)
-        while data[at : at + 1] == b"\xff":  # a marker may be preceded by any number of fill bytes
-            at += 1
-        if at < 1 or at + 3 > len(data):
-            break
-        marker, length = data[at], int.from_bytes(data[at + 1 : at + 3], "big")
-        body = data[at + 3 : at + 1 + length]
-        if marker == 0xDA:
-            scan_at = at
-            break
+    kind = "JPEG"
+    for marker, start, stop in _jpeg_segments(data):
+        if marker == 0xD9:
+            complete = scans > 0
+        elif marker == 0xDA:
+            scans += 1
+        if scans:
+            continue
+        body = data[start:stop]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width, channels = struct.unpack_from(">BHHB", body)
             if precision != 8 or channels not in (1, 3, 4):
@@ -159,42 +150,63 @@ def _jpeg(data: bytes) -> Container:
             icc[body[12]] = body[14:]
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             kind = "MPO"
-        at += 1 + length
-    else:
-        raise ImageError("corrupt", f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments before its picture")
     if not channels:
         raise ImageError("truncated", "the JPEG data ends before the size of the picture")
     return Container(
         format=kind,
         width=width,
         height=height,
-        # In the scans of a JPEG, ff d9 is always the end marker. A progressive picture cut between two scans decodes
-        # without complaint, only coarser: the missing marker is all that tells.
-        complete=scan_at > 0 and data.find(b"\xff\xd9", scan_at) > 0,
+        # A progressive picture cut between two scans decodes without complaint, only coarser: the missing end marker
+        # is all that tells.
+        complete=complete,
         orientation=exif_orientation(exif),
-        icc=_bounded(b"".join(icc[number] for number in sorted(icc))),
+        icc=bounded(b"".join(icc[number] for number in sorted(icc))),
         channels=channels,
-        scan_at=scan_at,
+        scans=scans,
     )
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, stop) of the contents of every segment up to the end marker, which comes last and has none.
+
+    It goes as libjpeg goes, or a file could show the caps one picture and the decoder another.
+    """
+    at = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        found = _JPEG_MARKER.search(data, at)
+        if found is None:
+            return
+        start, marker = found.end(), data[found.end() - 1]
+        if marker == 0xD9:
+            yield marker, start, start
+            return
+        at = start + int.from_bytes(data[start : start + 2], "big")
+        yield marker, start + 2, at
+    raise ImageError("corrupt", f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments")
 
 
 def _png(data: bytes) -> Container:
     width, height = struct.unpack_from(">II", data, 16)
-    complete, orientation, icc = False, 1, None
+    first: dict[bytes, bytes] = {}  # a file may repeat what may be there once, and each costs time
     for name, start, stop in _png_chunks(data):
-        if name == b"eXIf":
-            orientation = exif_orientation(data[start:stop])
-        elif name == b"iCCP":
-            icc = _inflated_profile(data[start:stop])
-        elif name == b"IEND":
-            complete = True
-    return Container(format="PNG", width=width, height=height, complete=complete, orientation=orientation, icc=icc)
+        if name in (b"eXIf", b"iCCP", b"IEND") and name not in first:
+            first[name] = data[start:stop]
+    return Container(
+        format="PNG",
+        width=width,
+        height=height,
+        complete=b"IEND" in first,
+        orientation=exif_orientation(first.get(b"eXIf", b"")),
+        icc=_inflated_profile(first.get(b"iCCP", b"")),
+    )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(name, start, stop) of the contents of every whole chunk up to IEND."""
     at = len(_PNG_SIGNATURE)
-    while at + 12 <= len(data):
+    for _ in range(MAX_CHUNKS):
+        if at + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, at)
         start, stop = at + 8, at + 8 + length
         if stop + 4 > len(data):
@@ -203,12 +215,13 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if name == b"IEND":
             return
         at = stop + 4
+    raise ImageError("corrupt", f"the PNG has more than {MAX_CHUNKS} chunks")
 
 
 def _inflated_profile(chunk: bytes) -> bytes | None:
     name_end = chunk.find(b"\0")
     try:
-        return _bounded(zlib.decompressobj().decompress(chunk[name_end + 2 :], MAX_ICC_BYTES + 1))
+        return bounded(zlib.decompressobj().decompress(chunk[name_end + 2 :], MAX_ICC_BYTES + 1))
     except zlib.error:
         return None
 
@@ -225,24 +238,32 @@ def _webp(data: bytes) -> Container:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
         raise ImageError("corrupt", "the WebP starts with no picture chunk")
-    orientation, icc = 1, None
-    at, end = 12, min(len(data), riff_size + 8)
-    while kind == b"VP8X" and at + 8 <= end:
-        name, length = struct.unpack_from("<4sI", data, at)
-        body = slice(at + 8, at + 8 + length)
-        if name == b"EXIF":
-            orientation = exif_orientation(data[body])
-        elif name == b"ICCP":
-            icc = _bounded(data[body])
-        at = body.stop + (length & 1)
+    first: dict[bytes, bytes] = {}
+    if kind == b"VP8X":
+        for name, start, stop in _webp_chunks(data, min(len(data), riff_size + 8)):
+            if name in (b"EXIF", b"ICCP") and name not in first:
+                first[name] = data[start:stop]
     return Container(
         format="WEBP",
         width=width,
         height=height,
         complete=riff_size + 8 <= len(data),
-        orientation=orientation,
-        icc=icc,
+        orientation=exif_orientation(first.get(b"EXIF", b"")),
+        icc=bounded(first.get(b"ICCP", b"")),
     )
+
+
+def _webp_chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start, stop) of the contents of every chunk that starts before `end`."""
+    at = 12
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > end:
+            return
+        name, length = struct.unpack_from("<4sI", data, at)
+        start, stop = at + 8, at + 8 + length
+        yield name, start, stop
+        at = stop + (length & 1)
+    raise ImageError("corrupt", f"the WebP has more than {MAX_CHUNKS} chunks")
 
 
 def _gif(data: bytes) -> Container:
@@ -257,52 +278,27 @@ def _bmp(data: bytes) -> Container:
 
 
 def _tiff(data: bytes) -> Container:
-    wanted = {256, 257, _ORIENTATION_TAG, 273, 279, 324, 325, 34675}
-    try:
-        tags = _tiff_tags(data, wanted)
-        width, height = tags[256][0], tags[257][0]
-    except KeyError as error:
-        raise ImageError("corrupt", "the TIFF has no size") from error
-    starts, lengths = tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ())
+    tags = Tags(data)
+    tags.require_few_numbers()
+    if 256 not in tags or 257 not in tags:
+        raise ImageError("corrupt", "the TIFF has no size")
+    starts, lengths = tags.numbers(273) or tags.numbers(324), tags.numbers(279) or tags.numbers(325)
     return Container(
         format="TIFF",
-        width=width,
-        height=height,
+        width=tags.number(256),
+        height=tags.number(257),
         complete=all(start + length <= len(data) for start, length in zip(starts, lengths, strict=False)),
-        orientation=_orientation(tags),
-        icc=_bounded(bytes(tags.get(34675, ()))),
+        orientation=tags.orientation,
+        icc=bounded(tags.bytes(34675)),
     )
-
-
-def _tiff_tags(data: bytes, wanted: set[int]) -> dict[int, tuple[int, ...]]:
-    """The integer values of the wanted tags of the first directory. Raises struct.error where the data ends early."""
-    order = "<" if data.startswith(b"II") else ">"
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    tags = {}
-    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-        tag, kind, length = struct.unpack_from(order + "HHI", data, entry)
-        letter = _TIFF_TYPES.get(1 if kind == 7 else kind)
-        if tag not in wanted or letter is None:
-            continue
-        at = entry + 8
-        if length * struct.calcsize(letter) > 4:
-            (at,) = struct.unpack_from(order + "I", data, at)
-        if at + length > len(data):  # before asking struct to unpack 4 billion values
-            raise struct.error("the tag's values lie beyond the end of the data")
-        tags[tag] = struct.unpack_from(f"{order}{length}{letter}", data, at)
-    return tags
-
-
-def _orientation(tags: dict[int, tuple[int, ...]]) -> int:
-    value = tags.get(_ORIENTATION_TAG, ())[:1]
-    return value[0] if value and 1 <= value[0] <= 8 else 1
 
 
 def _avif(data: bytes) -> Container:
     # Boxes nest too deep for a walker of ours; Pillow's plugin parses them and allocates no pixels before load().
     try:
         image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
+    except MemoryError:
+        raise
     except Exception as error:  # RuntimeError, SyntaxError ...: whatever libavif's code is mapped to
         # The boxes come first, so a file that lacks only pixels still opens, and the decoder finds the end missing.
         raise ImageError("truncated" if _lacks_boxes(data) else "corrupt", f"AVIF: {error}") from error
@@ -312,7 +308,7 @@ def _avif(data: bytes) -> Container:
         width=width,
         height=height,
         orientation=exif_orientation(image.info.get("exif", b"")),
-        icc=_bounded(image.info.get("icc_profile") or b""),
+        icc=bounded(image.info.get("icc_profile")),
     )
 
 
@@ -331,8 +327,9 @@ def _u24(data: bytes, at: int) -> int:
     return int(low | high << 16)
 
 
-def _bounded(profile: bytes) -> bytes | None:
-    return profile if 0 < len(profile) <= MAX_ICC_BYTES else None
+def bounded(profile: bytes | None) -> bytes | None:
+    """The profile, or None where there is none or it is too large to be one."""
+    return profile if profile and len(profile) <= MAX_ICC_BYTES else None
 
 
 def _unsupported(name: str) -> NoReturn:

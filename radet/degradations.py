@@ -14,8 +14,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFilter
 
-from radet.errors import ConfigError
-from radet.images import Pixels, scale_pixels
+from radet.errors import ConfigError, ImageError
+from radet.images import MAX_SIDE, Pixels, scale_pixels
 
 CLEAN = "clean"
 
@@ -80,11 +80,12 @@ class _Kind:
     low: float
     high: float
     meaning: str
+    longest: int = MAX_SIDE  # side that it takes, pixels
 
 
 _KINDS = {
-    "jpeg": _Kind(_jpeg, 1, 100, "JPEG and back, by quality, 4:2:0"),
-    "webp": _Kind(_webp, 1, 100, "lossy WebP and back, by quality"),
+    "jpeg": _Kind(_jpeg, 1, 100, "JPEG and back, by quality, 4:2:0", 65_500),
+    "webp": _Kind(_webp, 1, 100, "lossy WebP and back, by quality", 16_383),
     "blur": _Kind(_blur, 0.01, 50, "Gaussian blur, standard deviation in pixels"),
     "noise": _Kind(_noise, 0.01, 255, "Gaussian noise, standard deviation of 255 levels"),
     "resize": _Kind(_resize, 0.01, 8, "scaled by a factor"),
@@ -108,10 +109,18 @@ class Condition:
         return cls(text, tuple(_step(part, text) for part in text.split("+") if part != CLEAN))
 
     def apply(self, rgb_HWC: Pixels, seed: int) -> Pixels:
-        """The degraded picture, uint8 [H', W', 3]. `seed` >= 0 decides the noise."""
+        """The degraded picture, uint8 [H', W', 3]. `seed` >= 0 decides the noise.
+
+        Raises ImageError too_many_pixels for a picture that is longer than its format can be.
+        """
         rng = np.random.default_rng(seed)
-        for kind, number in self.steps:
-            rgb_HWC = np.ascontiguousarray(_KINDS[kind].apply(rgb_HWC, number, rng))
+        for name, number in self.steps:
+            kind = _KINDS[name]
+            if (side := max(rgb_HWC.shape[:2])) > kind.longest:
+                raise ImageError(
+                    "too_many_pixels", f"{name} takes {kind.longest} pixels a side, the picture has {side}"
+                )
+            rgb_HWC = np.ascontiguousarray(kind.apply(rgb_HWC, number, rng))
         return rgb_HWC
 
 

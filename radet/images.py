@@ -2,9 +2,11 @@
 
     header  = read_header(data)                        format and size, no pixels
     picture = decode_picture(data, header, policy)     the crop that the detector sees, and a perceptual hash
+    picture = decode_opened(image, policy)             the same of a picture that Pillow has opened
 
-Both raise radet.errors.ImageError and nothing else, whatever the bytes. Both may be called from many threads, leave
-Pillow's process-wide limits as they are, and decode nothing before the size that the header announces was checked.
+All raise radet.errors.ImageError, whatever the picture, and MemoryError where the machine lacks room for it. They may
+be called from many threads, leave Pillow's process-wide limits as they are, and decode nothing before the size that the
+header announces was checked.
 
 Which library decodes what (one path per format; measured in benchmarks/decoders.py)
     JPEG, MPO                         simplejpeg (libjpeg-turbo), exact DCT, full scale: never draft decoding
@@ -15,27 +17,28 @@ Refused as unsupported_format: HEIF, JPEG XL, JPEG 2000, SVG, PDF, PSD, ICO and 
 What the pixels mean
     animation     GIF, WebP, AVIF, MPO, pages of a TIFF: the first. APNG: its still picture (IDAT)
     orientation   the EXIF orientation is applied; Header has the size as displayed
-    transparency  over white, palettes included
-    depth         16 bits: the high byte. 1 bit and grey: to RGB. Float TIFF: [0, 1] to 0..255, clipped.
+    transparency  over white, palettes included, and what the first frame of a GIF leaves of its canvas
+    depth         12 and 16 bits: the upper 8. 1 bit and grey: to RGB. Float TIFF: [0, 1] to 0..255, clipped.
                   32-bit integer TIFF: unsupported_format, since nothing says what is white
     CMYK JPEG     read as Adobe writes it (inverted), as browsers do; the simple conversion without profile
     profiles      an embedded RGB profile other than sRGB is converted to sRGB, on the crop (see decode_picture)
     crop          shorter side to `resize`, then the square centre. A picture longer than 4:1 is first cut to its
                   central 4:1, so that enlarging 1x50000 pixels costs nothing; the crop never reaches beyond that
-    phash         64-bit DCT hash of the whole picture as resized; of a 64x64 copy of it where the policy resizes
-                  nothing or the picture was cut. Compare by Hamming distance
+    phash         64-bit DCT hash of the picture as resized, of its central 4:1 where it was cut; of a 64x64 copy where
+                  the policy resizes nothing. Compare by Hamming distance
 
 What is refused
     truncated     the end of the file is missing: a JPEG without its end marker or with missing data in a scan, a PNG
                   without IEND, a RIFF shorter than it says, TIFF strips beyond the end, a GIF without its whole first
                   frame. Bytes after the end of the picture are ignored
-    corrupt       a failed checksum, an impossible code, anything else that the decoder refuses
+    corrupt       a failed checksum, an impossible code, anything else that the decoder refuses; more segments, chunks
+                  or scans than any encoder writes
 """
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import imagehash
 import numpy as np
@@ -48,22 +51,39 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    ImageOps,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
-from radet.containers import Container, png_still, scan
+from radet.containers import Container, bounded, png_still, scan
 from radet.crop import DECODER, CropPolicy
 from radet.errors import ImageError
 from radet.icc import to_srgb
 
-__all__ = ["DECODER", "CropPolicy", "Header", "Limits", "Picture", "crop_pixels", "decode_picture", "read_header"]
+__all__ = [
+    "DECODER",
+    "CropPolicy",
+    "Header",
+    "Limits",
+    "Picture",
+    "crop_pixels",
+    "decode_opened",
+    "decode_picture",
+    "read_header",
+]
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 #: Longest side over shortest that is resized whole.
 MAX_ASPECT = 4
+
+#: Longest side, whatever the number of pixels. Pillow counts the bits of a row in 31 bits, and keeps a pointer a row.
+MAX_SIDE = 1 << 24
+
+#: Bytes a pixel that any decoder needs at most, with what is made of them.
+_ROOM = 16
 
 #: Scans of a progressive JPEG. Encoders write about ten; each is a pass over the picture, so thousands are an attack.
 MAX_JPEG_SCANS = 100
@@ -74,6 +94,16 @@ _HARMLESS = ("extraneous bytes before marker", "unknown JFIF revision", "Unknown
 #: Pixels that are converted to RGB at a time, to keep the temporary copies of a large picture small.
 _STRIP_PIXELS = 1 << 20
 
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """Turned once it is loaded, as Pillow does, but without unpacking every number of its EXIF directories."""
+
+    def load_end(self) -> None:
+        ImageOps.exif_transpose(self, in_place=True)
+
+
 # The plugin classes themselves, not Image.open(): that one checks Image.MAX_IMAGE_PIXELS, which is process-wide and
 # warns, tries every plugin it knows, and would let an EPS start Ghostscript.
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -81,7 +111,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": _Tiff,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
@@ -104,6 +134,14 @@ class Header:
     format: str
     width: int
     height: int
+    container: Container | None = field(default=None, repr=False, compare=False)  # so that it is read once
+
+    @classmethod
+    def of(cls, container: Container) -> "Header":
+        width, height = container.width, container.height
+        if container.orientation >= 5:
+            width, height = height, width
+        return cls(format=container.format, width=width, height=height, container=container)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +158,7 @@ def read_header(data: bytes, limits: Limits = Limits()) -> Header:
 
     Raises ImageError empty, too_large_bytes, not_an_image, unsupported_format, truncated or corrupt.
     """
-    if not data:
-        raise ImageError("empty", "zero bytes")
-    if len(data) > limits.max_bytes:
-        raise ImageError("too_large_bytes", f"{len(data)} bytes are more than the cap of {limits.max_bytes}")
-    container = scan(data)
-    width, height = container.width, container.height
-    if container.orientation >= 5:
-        width, height = height, width
-    return Header(format=container.format, width=width, height=height)
+    return Header.of(_scan(data, limits))
 
 
 def decode_picture(
@@ -141,21 +171,52 @@ def decode_picture(
 
     Raises ImageError too_many_pixels (before anything is decoded), truncated, corrupt or unsupported_format.
     """
-    container = scan(data)
+    container = header.container or scan(data)
     with _decoding(container, limits):
         crop, phash = _see(_decode(data, container, limits), container, policy)
     return Picture(header=header, crop=crop, phash=phash)
 
 
+def decode_opened(image: Image.Image, policy: CropPolicy, limits: Limits = Limits()) -> Picture:
+    """The same for a picture that Pillow has opened, and may not have loaded yet: it means what it means in a file.
+
+    Raises ImageError too_many_pixels, corrupt, truncated or unsupported_format.
+    """
+    if not all(image.size):
+        raise ImageError("corrupt", f"the picture has {image.width}x{image.height} pixels")
+    with _decoding(_described(image, 1), limits):
+        rgb = _pixels(image)  # first, since Pillow turns a TIFF when it loads it
+        container = _described(image, image.getexif().get(_ORIENTATION))
+        crop, phash = _see(rgb, container, policy)
+    return Picture(header=Header.of(container), crop=crop, phash=phash)
+
+
+def _described(image: Image.Image, orientation: object) -> Container:
+    return Container(
+        format=image.format or "picture",
+        width=image.width,
+        height=image.height,
+        orientation=orientation if type(orientation) is int and 1 <= orientation <= 8 else 1,  # EXIF may hold anything
+        icc=bounded(image.info.get("icc_profile")),
+    )
+
+
 def decode_pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
     """The whole picture as displayed, in sRGB, uint8 [H, W, 3]: what augmentation starts from. Errors as above, and
     those of read_header."""
-    read_header(data, limits)
-    container = scan(data)
+    container = _scan(data, limits)
     with _decoding(container, limits):
         rgb = _decode(data, container, limits)
         upright = _turn(rgb, 1 if container.format == "TIFF" else container.orientation)
         return to_srgb(np.ascontiguousarray(np.broadcast_to(upright, (*upright.shape[:2], 3))), container.icc)
+
+
+def _scan(data: bytes, limits: Limits) -> Container:
+    if not data:
+        raise ImageError("empty", "zero bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageError("too_large_bytes", f"{len(data)} bytes are more than the cap of {limits.max_bytes}")
+    return scan(data)
 
 
 @contextmanager
@@ -166,14 +227,17 @@ def _decoding(container: Container, limits: Limits) -> Iterator[None]:
         raise ImageError("truncated", f"the end of the {container.format} data is missing")
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Three plugins check Pillow's limit themselves, for a GIF's oversized frames and beyond 179 megapixels.
         raise ImageError("too_many_pixels", f"{container.format}: {error}") from error
     except Exception as error:  # plugins raise whatever the bytes lead them to: struct.error, KeyError, zlib.error ...
-        lost = "truncated" in str(error).lower()
-        raise ImageError("truncated" if lost else "corrupt", f"{container.format}: {error}") from error
+        # Some call it damage when they lack memory. Only with room to spare is it the picture's fault.
+        np.empty((container.height, container.width, _ROOM), np.uint8)
+        reason = str(error) or type(error).__name__
+        lost = "truncated" in reason.lower()
+        raise ImageError("truncated" if lost else "corrupt", f"{container.format}: {reason}") from error
 
 
 def _decode(data: bytes, container: Container, limits: Limits) -> Pixels:
@@ -189,8 +253,7 @@ def crop_pixels(rgb_HWC: npt.NDArray[np.uint8], policy: CropPolicy) -> Pixels:
 
 def _see(rgb: Pixels, container: Container, policy: CropPolicy) -> tuple[Pixels, str]:
     small = _resize(rgb, policy)
-    resized_whole = policy.resize is not None and max(rgb.shape[:2]) <= MAX_ASPECT * min(rgb.shape[:2])
-    thumbnail = small if resized_whole else scale_pixels(rgb, 64, 64)
+    thumbnail = scale_pixels(within_aspect(rgb), 64, 64) if policy.resize is None else small
     # Turned after resizing, because that is cheap, and before cropping, because the centre of an odd margin is rounded.
     # Pillow has turned a TIFF already.
     orientation = 1 if container.format == "TIFF" else container.orientation
@@ -200,12 +263,13 @@ def _see(rgb: Pixels, container: Container, policy: CropPolicy) -> tuple[Pixels,
 
 
 def _decode_jpeg(data: bytes, container: Container) -> Pixels:
-    end = data.find(b"\xff\xd9", container.scan_at)
-    if data.count(b"\xff\xda", container.scan_at, end) > MAX_JPEG_SCANS:
+    if container.scans > MAX_JPEG_SCANS:
         raise ImageError("corrupt", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     cmyk = container.channels == 4
     colorspace = "CMYK" if cmyk else "RGB"
     try:
+        if simplejpeg.decode_jpeg_header(data, strict=False)[:2] != (container.height, container.width):
+            raise ImageError("corrupt", "the JPEG announces two sizes")
         pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace)
     except ValueError as error:
         message = str(error)
@@ -227,20 +291,40 @@ def _decode_with_pillow(data: bytes, container: Container, limits: Limits) -> Pi
         data = png_still(data)
     image = _PLUGINS[container.format](io.BytesIO(data))
     _check_pixels(image.size, limits)  # a GIF's first frame may be larger than the canvas it announces
+    return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """As Pillow displays it, [H, W, 3]: a TIFF is turned, no other is."""
     image.load()
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
+    depth, white_is_zero = _samples(image)
     step = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, step):
         bottom = min(height, top + step)
-        rgb[top:bottom] = _rgb(image.crop((0, top, width, bottom)))
+        rgb[top:bottom] = _rgb(image.crop((0, top, width, bottom)), depth)
+    if white_is_zero:
+        np.subtract(255, rgb, out=rgb)
+    if isinstance(image, GifImagePlugin.GifImageFile) and image.tell() == 0 and image.dispose_extent is not None:
+        left, top, right, bottom = image.dispose_extent  # of the first frame, around which Pillow leaves colour 0
+        rgb[:top] = rgb[bottom:] = rgb[:, :left] = rgb[:, right:] = 255
     return rgb
 
 
-def _rgb(image: Image.Image) -> Pixels:
-    """Any mode of Pillow as RGB [H, W, 3], or as grey [H, W, 1] for the caller to spread over three channels."""
+def _samples(image: Image.Image) -> tuple[int, bool]:
+    """Bits of what Pillow keeps as 16, and whether 0 is white. Beyond 8 bits it leaves both to its callers."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith(("I;16", "F")):
+        return 16, False
+    (depth, *_), photometric = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE], TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+    return depth, image.tag_v2.get(photometric, 0) == 0
+
+
+def _rgb(image: Image.Image, depth: int) -> Pixels:
+    """Any mode of Pillow as RGB [H, W, 3], or as grey [H, W, 1] for the caller to spread over three channels. `depth`:
+    bits of a sample in 16."""
     if image.mode.startswith("I;16"):
-        return (np.asarray(image) >> 8).astype(np.uint8)[:, :, None]
+        return (np.asarray(image) >> (depth - 8)).astype(np.uint8)[:, :, None]
     if image.mode == "F":
         unit = np.nan_to_num(np.asarray(image, np.float32), nan=0.0).clip(0, 1)
         return (unit * 255).round().astype(np.uint8)[:, :, None]
@@ -310,3 +394,5 @@ def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise ImageError("too_many_pixels", f"{width}x{height} pixels are more than the cap of {limits.max_pixels}")
+    if max(size) > MAX_SIDE:
+        raise ImageError("too_many_pixels", f"{width}x{height} pixels: a side has {MAX_SIDE} at most")

@@ -1,7 +1,7 @@
 """One picture on its way to a Score: what is known before the detector has seen it."""
 
+import errno
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,16 @@ from typing import Any
 from PIL import Image
 
 from radet.crop import CropPolicy
-from radet.errors import FetchError, ImageError
-from radet.images import Limits, Pixels, decode_picture, read_header
+from radet.errors import ConfigError, FetchError, ImageError
+from radet.files import read_file
+from radet.images import Limits, Pixels, decode_opened, decode_picture, read_header
 
 #: What a caller may hand in: raw bytes, a path, or an opened picture.
-ImageLike = bytes | str | Path | Image.Image
+ImageLike = bytes | bytearray | memoryview | str | Path | Image.Image
 
 LIMITS = Limits()
 
-#: Modes that PNG stores without loss; any other picture becomes RGB first.
-_PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
-
-_ORIENTATION = 0x0112  # the EXIF tag
+_NO_SUCH_NAME = {errno.ELOOP, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,55 +33,59 @@ def read_row(image: ImageLike, position: int, policy: CropPolicy, limits: Limits
     """Read, hash, decode and crop one picture. Whatever is wrong with it becomes a status: never raises for a picture.
 
     `uri` is the path as given, or "#<position>" for bytes and opened pictures. An opened picture has no raw bytes, so
-    no sha256; it goes through the decoder as a PNG, so its alpha, profile and orientation mean the same as in a file.
+    no sha256; its alpha, profile and orientation mean the same as in a file. Raises ConfigError for what is none of
+    these, MemoryError where there is no room to decode.
     """
-    uri = str(image) if isinstance(image, str | Path) else f"#{position}"
-    facts: dict[str, Any] = {"uri": uri}
-    try:
-        if isinstance(image, Image.Image):
-            data = _png(image)
-        else:
-            data = image if isinstance(image, bytes) else _read_file(Path(image))
-            facts["sha256"] = hashlib.sha256(data).hexdigest()
-    except (ImageError, FetchError) as error:
-        return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
-    row = see(data, policy, limits)
+    if not isinstance(image, ImageLike):
+        raise ConfigError(f"picture #{position} is a {type(image).__name__}: give bytes, a path or a picture of Pillow")
     if isinstance(image, Image.Image):
-        facts |= {"format": image.format, "bytes": None}
-    return Row(facts=row.facts | facts, crop=row.crop)
+        return _opened(image, position, policy, limits)
+    if isinstance(image, str | Path):
+        uri = str(image)
+        try:
+            data = _read_file(uri, limits)
+        except (ImageError, FetchError) as error:
+            return _refused({"uri": uri}, error)
+    else:
+        uri, data = f"#{position}", bytes(image)
+    row = see(data, policy, limits)
+    return Row(facts=row.facts | {"uri": uri, "sha256": hashlib.sha256(data).hexdigest()}, crop=row.crop)
 
 
 def see(data: bytes, policy: CropPolicy, limits: Limits = LIMITS) -> Row:
-    """Decode and crop raw bytes. Whatever is wrong with them becomes a status: never raises for a picture."""
+    """Decode and crop raw bytes. Whatever is wrong with them becomes a status: never raises for a picture, and
+    MemoryError where there is no room to decode it."""
     facts: dict[str, Any] = {"bytes": len(data)}
     try:
         header = read_header(data, limits)
         facts |= {"format": header.format, "width": header.width, "height": header.height}
         picture = decode_picture(data, header, policy, limits)
     except ImageError as error:
-        return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
+        return _refused(facts, error)
     return Row(facts=facts | {"phash": picture.phash}, crop=picture.crop)
 
 
-def _read_file(path: Path) -> bytes:
+def _opened(image: Image.Image, position: int, policy: CropPolicy, limits: Limits) -> Row:
+    facts: dict[str, Any] = {"uri": f"#{position}", "format": image.format, "bytes": None}
     try:
-        return path.read_bytes()
+        picture = decode_opened(image, policy, limits)
+    except ImageError as error:
+        return _refused(facts, error)
+    size = {"width": picture.header.width, "height": picture.header.height}
+    return Row(facts=facts | size | {"phash": picture.phash}, crop=picture.crop)
+
+
+def _refused(facts: dict[str, Any], error: ImageError | FetchError) -> Row:
+    return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
+
+
+def _read_file(path: str, limits: Limits) -> bytes:
+    try:
+        return read_file(path, limits.max_bytes)
     except PermissionError:
         raise FetchError("forbidden", f"{path}: no permission to read it") from None
-    except OSError as error:  # no such file, a folder, an impossible name
-        raise FetchError("not_found", f"{path}: {error.strerror}") from None
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_NAME
+        raise FetchError("not_found" if absent else "unreachable", f"{path}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise FetchError("not_found", f"{path!r}: {error}") from None
-
-
-def _png(image: Image.Image) -> bytes:
-    try:
-        exif = Image.Exif()
-        exif[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
-        if image.mode not in _PNG_MODES:
-            image = image.convert("RGB")
-        out = io.BytesIO()
-        image.save(out, "PNG", compress_level=1, exif=exif)
-    except (OSError, ValueError, SyntaxError) as error:  # opened lazily, its data prove to be bad only now
-        raise ImageError("corrupt", f"Pillow cannot read the picture: {error}") from error
-    return out.getvalue()

@@ -1,9 +1,10 @@
 import struct
+import time
 import zlib
 
 import pytest
 
-from radet.containers import MAX_ICC_BYTES, MAX_JPEG_SEGMENTS, exif_orientation, png_still, scan, sniff
+from radet.containers import MAX_CHUNKS, MAX_ICC_BYTES, MAX_JPEG_SEGMENTS, png_still, scan, sniff
 from radet.errors import ImageError
 
 from .bad_inputs import encoded, photo, png_chunk, rotated_exif, wide_gamut_profile
@@ -46,23 +47,6 @@ def test_a_profile_that_inflates_without_end_is_dropped():
 
 
 @pytest.mark.parametrize(
-    ("exif", "expected"),
-    [
-        (rotated_exif(6), 6),
-        (rotated_exif(6)[6:], 6),
-        (rotated_exif(0), 1),
-        (rotated_exif(9), 1),
-        (rotated_exif(6)[:20], 1),
-        (b"Exif\0\0" + struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 8, 0, 0), 8),
-        (b"Exif\0\0" + struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, 0x0112, 4, 2**32 - 1, 8, 0, 0), 1),
-        (b"", 1),
-    ],
-)
-def test_orientation_is_one_unless_the_exif_block_says_otherwise(exif, expected):
-    assert exif_orientation(exif) == expected
-
-
-@pytest.mark.parametrize(
     ("data", "name"),
     [
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIF"),
@@ -86,6 +70,52 @@ def test_other_image_formats_are_named(data, name):
 )
 def test_other_files_are_no_images(data):
     assert code_of(data) == "not_an_image"
+
+
+def test_the_first_profile_and_orientation_of_a_png_count_and_no_other_costs_anything():
+    data, profile = encoded(photo(), "PNG"), wide_gamut_profile()
+    chunks = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)) + png_chunk(b"eXIf", rotated_exif(6)[6:])
+    again = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20), 9)) + png_chunk(b"eXIf", rotated_exif(3)[6:])
+    start = time.process_time()
+    container = scan(data[:33] + chunks + again * 500 + data[33:])
+    assert time.process_time() - start < 0.5
+    assert (container.icc, container.orientation) == (profile, 6)
+
+
+def test_the_first_profile_and_orientation_of_a_webp_count():
+    data = encoded(photo(), "WEBP", icc_profile=wide_gamut_profile(), exif=rotated_exif(6))
+    more = struct.pack("<4sI", b"EXIF", 32) + rotated_exif(3) + struct.pack("<4sI", b"ICCP", 4) + bytes(4)
+    data = data + more
+    container = scan(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    assert (container.icc, container.orientation) == (wide_gamut_profile(), 6)
+
+
+def test_a_png_or_webp_of_endless_chunks_is_corrupt():
+    data = encoded(photo(), "PNG")
+    few, many = (data[:33] + png_chunk(b"abCd", b"") * number + data[33:] for number in (MAX_CHUNKS - 9, MAX_CHUNKS))
+    assert scan(few).complete
+    assert code_of(many) == "corrupt"
+    webp = encoded(photo(), "WEBP", exif=rotated_exif(1)) + struct.pack("<4sI", b"abcd", 0) * MAX_CHUNKS
+    assert code_of(webp[:4] + struct.pack("<I", len(webp) - 8) + webp[8:]) == "corrupt"
+
+
+def test_markers_without_a_length_are_passed_as_libjpeg_passes_them():
+    """Behind TEM and RSTn comes a marker, not a length: what it says would hide the real size."""
+    data = encoded(photo(123, 45), "JPEG")
+    for marker in (b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\0", b"\xff"):
+        container = scan(data[:2] + marker + data[2:])
+        assert (container.width, container.height, container.complete) == (123, 45, True)
+    assert scan(data[:2] + b"\xff\xfe\0\0" + data[2:]).width == 123  # a length below 2 is 2
+
+
+def test_what_a_comment_or_a_second_picture_holds_is_neither_end_nor_scan():
+    data = encoded(photo(), "JPEG", progressive=True)
+    first = scan(data)
+    between = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    comment = b"\xff\xfe\0\x0a" + b"\xff\xda\0\2" + b"\xff\xd9" * 2
+    assert scan(data[:between] + comment + data[between:]).scans == first.scans > 1
+    assert scan(data + data).scans == first.scans
+    assert not scan(data[:between] + comment + data[between:-2]).complete
 
 
 def test_a_jpeg_of_twelve_bits_is_unsupported():

@@ -79,6 +79,15 @@ def test_what_is_no_condition_is_refused_with_what_there_is(text: str) -> None:
         conditions(text)
 
 
+@pytest.mark.parametrize(("text", "side"), [("webp:80", 16_383), ("blur:1+jpeg:75", 65_500)])
+def test_a_picture_longer_than_its_format_can_be_is_at_fault_itself(text: str, side: int) -> None:
+    assert apply(text, np.zeros((2, side, 3), np.uint8)).shape == (2, side, 3)
+    for shape in ((2, side + 1, 3), (side + 1, 2, 3)):
+        with pytest.raises(ImageError) as caught:
+            apply(text, np.zeros(shape, np.uint8))
+        assert caught.value.code == "too_many_pixels"
+
+
 def test_a_degraded_location_is_read_as_the_degraded_picture(picture: Pixels, tmp_path: object) -> None:
     from pathlib import Path
 

@@ -1,6 +1,7 @@
 """What the pixels of every kind of picture mean."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from radet.images import (
     CropPolicy,
+    decode_opened,
 )
 
 from .bad_inputs import (
@@ -71,6 +73,50 @@ def test_float_pixels_run_from_zero_to_one():
     crop = decode(encoded(Image.fromarray(values), "TIFF"), NATIVE).crop
     assert crop[0, :3, 0].tolist() == [0, 0, 255]
     assert (crop[1:] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is_zero"),
+    [(8, False), (8, True), (12, False), (16, False), (16, True), (32, False), (32, True)],
+)
+def test_grey_tiffs_of_any_depth_show_black_as_black(bits, white_is_zero):
+    """32: floats."""
+    levels = np.arange(256).repeat(224)[: 224 * 224].reshape(224, 224)
+    if bits == 12:
+        pairs = (levels << 4).reshape(-1, 2)
+        high, low = pairs[:, 0], pairs[:, 1]
+        samples = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=-1).astype(np.uint8)
+    else:
+        stored = 255 - levels if white_is_zero else levels
+        samples = {8: np.uint8(stored), 16: np.uint16(stored * 257), 32: np.float32(stored / 255)}[bits]
+    data = grey_tiff(samples.tobytes(), 224, 224, bits, photometric=0 if white_is_zero else 1)
+    assert np.array_equal(decode(data, NATIVE).crop[:, :, 0], levels)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.array_equal(decode_opened(opened, NATIVE).crop[:, :, 0], levels)
+
+
+def grey_tiff(samples: bytes, width: int, height: int, bits: int, *, photometric: int) -> bytes:
+    """An uncompressed little-endian TIFF of one strip, for the kinds that Pillow cannot write."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height}
+    tags |= {279: len(samples), 339: 3 if bits == 32 else 1}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return struct.pack("<4sIH", b"II*\0", 8, len(tags)) + entries + bytes(4) + samples
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_what_the_first_frame_of_a_gif_leaves_of_its_canvas_is_white(transparent):
+    frame = Image.new("P", (60, 40), 1)
+    frame.putpalette([0, 0, 0, 200, 50, 50])
+    data = bytearray(encoded(frame, "GIF", optimize=False, **({"transparency": 0} if transparent else {})))
+    at = data.index(b",\0\0\0\0")
+    data[6:10] = struct.pack("<HH", 240, 240)
+    data[at + 1 : at + 5] = struct.pack("<HH", 100, 110)
+    expected = np.full((240, 240, 3), 255, np.uint8)
+    expected[110:150, 100:160] = (200, 50, 50)
+    assert np.array_equal(decode(bytes(data), NATIVE).crop, expected[8:232, 8:232])
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.array_equal(decode_opened(opened, NATIVE).crop, expected[8:232, 8:232])
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 160, 0), (20, 30, 200), (255, 255, 255), (0, 0, 0)])

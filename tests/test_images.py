@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,13 @@ from PIL import Image
 from radet.errors import ImageError
 from radet.images import (
     MAX_JPEG_SCANS,
+    MAX_SIDE,
     CropPolicy,
     Header,
     Limits,
     _resize,
     crop_pixels,
+    decode_picture,
     read_header,
 )
 
@@ -30,6 +33,7 @@ from .bad_inputs import (
     bomb_png,
     encoded,
     photo,
+    png,
     rotated_exif,
     write_bad_inputs,
 )
@@ -118,7 +122,28 @@ def test_a_jpeg_with_a_hole_behind_stray_bytes_is_still_refused():
 def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
     data = encoded(photo(), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
-    assert code_of(data[:-2] + scan * MAX_JPEG_SCANS + data[-2:]) == "corrupt"
+    with pytest.raises(ImageError, match="scans"):
+        decode(data[:-2] + scan * MAX_JPEG_SCANS + data[-2:])
+
+
+def test_scans_are_counted_behind_a_comment_that_looks_like_the_end():
+    data = encoded(photo(), "JPEG", progressive=True)
+    between = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    hidden = data[:between] + b"\xff\xfe\0\4\xff\xd9" + data[between:-2] + scan * MAX_JPEG_SCANS + data[-2:]
+    with pytest.raises(ImageError, match="scans"):
+        decode(hidden)
+    assert np.array_equal(decode(data + scan * MAX_JPEG_SCANS).crop, decode(data).crop)
+
+
+def test_a_jpeg_that_shows_the_caps_another_size_than_the_decoder_is_refused():
+    data = encoded(photo(64, 48), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    small = data[frame:].replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 8, 8), 1)
+    header = read_header(data[:frame] + small)
+    assert (header.width, header.height) == (8, 8)
+    with pytest.raises(ImageError, match="two sizes"):
+        decode_picture(data, header, CropPolicy())
 
 
 @pytest.mark.parametrize("chunk", [b"IHDR", b"PLTE", b"tRNS", b"IDAT"])
@@ -144,6 +169,41 @@ def test_the_pixel_cap_is_inclusive_and_counts_stored_pixels():
     data = encoded(photo(), "JPEG", exif=rotated_exif(6))
     assert code_of(data, Limits(max_pixels=320 * 240)) == "ok"
     assert code_of(data, Limits(max_pixels=320 * 240 - 1)) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
+def test_a_side_has_a_cap_of_its_own(size):
+    width, height = size
+    assert code_of(png(width, height, 1, 0, bytes(8))) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("size", [(1, 5_000_000), (5_000_000, 1)])
+def test_a_very_long_picture_is_scored_in_little_memory(size):
+    """Antialiasing weighs every pixel of the longer side for each one that it makes."""
+    width, height = size
+    data = png(width, height, 8, 0, b"\0" * (width + 1) if height == 1 else b"\0\0" * height)
+    script = (
+        "import re, sys; from radet.images import *\n"
+        "data = sys.stdin.buffer.read(); header = read_header(data)\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1))\n"
+        "start = peak(); [decode_picture(data, header, CropPolicy(resize=resize)) for resize in (256, None)]\n"
+        "print((peak() - start) // 1024)\n"
+    )
+    command = [sys.executable, "-c", script]
+    assert int(subprocess.run(command, input=data, capture_output=True, check=True).stdout) < 250
+
+
+def test_the_phash_is_that_of_the_resized_picture():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    resized = Image.fromarray(_resize(noise, CropPolicy()))
+    assert decode(encoded(Image.fromarray(noise), "PNG")).phash == str(imagehash.phash(resized))
+
+
+def test_the_phash_of_a_long_picture_is_that_of_its_centre():
+    pixels = np.asarray(photo(1000, 100))
+    centre = encoded(Image.fromarray(pixels[:, 300:700]), "PNG")
+    for policy in (CropPolicy(), NATIVE):
+        assert decode(encoded(Image.fromarray(pixels), "PNG"), policy).phash == decode(centre, policy).phash
 
 
 def test_a_gif_whose_frame_exceeds_its_canvas_is_held_to_the_cap():
