@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from pipelines.node_cache import locked, node_cache
+from pipelines.outage import READING, outage
 from radet.errors import FetchError
 
 _SCHEME = "parquet://"
@@ -74,12 +75,11 @@ def _lay_down(file: str, column: str, group: int, target: os.PathLike[str]) -> N
     try:
         with parquet.open_file(file) as opened:
             cells = opened.read_row_group(group, columns=[column]).column(0).combine_chunks()
-    except FileNotFoundError as error:
-        raise FetchError("not_found", f"no such file: {file}") from error
-    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
-        raise FetchError("unreachable", f"row group {group} of {file} cannot be read: {error}") from error
-    if pa.types.is_struct(cells.type):
-        cells = cells.field("bytes")
-    cells = cells.cast(pa.large_binary())
+        if pa.types.is_struct(cells.type):
+            cells = cells.field("bytes")
+        cells = cells.cast(pa.large_binary())
+    except (pa.ArrowException, LookupError, OverflowError, ValueError, *READING) as error:
+        broken = FetchError("not_found", f"row group {group} of {file} has no pictures {column!r} to be read: {error}")
+        raise outage(error) or broken from error
     with pa.OSFile(os.fspath(target), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("data", cells.type)])) as writer:
         writer.write_batch(pa.record_batch([cells], names=["data"]))

@@ -9,6 +9,8 @@ for every other input.
 import hashlib
 import io
 
+from radet.errors import FetchError
+
 _SCHEME = "degraded://"
 
 
@@ -18,10 +20,15 @@ def degraded(location: str, condition: str) -> str:
 
 
 def split(location: str) -> tuple[str, str] | None:
-    """(condition, location of the original); None for a location that names no degradation."""
+    """(condition, location of the original); None for a location that names no degradation.
+
+    Raises FetchError for a degraded picture of a degraded one: a condition is a chain already.
+    """
     if not location.startswith(_SCHEME):
         return None
     condition, _, original = location.removeprefix(_SCHEME).partition("!")
+    if original.startswith(_SCHEME):
+        raise FetchError("not_found", "a degraded picture of a degraded one: join conditions with +")
     return condition, original
 
 

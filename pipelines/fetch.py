@@ -4,16 +4,16 @@ these, degraded.
 Batch and online share it.
 """
 
-import errno
 import os
-import stat
 from dataclasses import replace
 from typing import NamedTuple
 
 from pipelines import degraded, s3
 from pipelines.cells import Cell
 from pipelines.http import HttpPolicy, HttpReader
-from radet.errors import ConfigError, FetchError, ImageError
+from pipelines.outage import outage
+from radet.errors import ConfigError, FetchError
+from radet.files import read_file
 
 MAX_BYTES = 64 << 20
 
@@ -50,7 +50,7 @@ class Fetcher:
             return Source(item.size, object_version(item))
         if not location:
             raise FetchError("not_found", "no uri is given")
-        with _errors(location):
+        with _errors():
             status = os.stat(location)
         return Source(status.st_size, file_version(status))
 
@@ -73,18 +73,8 @@ class Fetcher:
             return self._http.read(location)
         if location.startswith("s3://"):
             return s3.get(location, max_bytes=self._max_bytes)
-        return self._read_file(location)
-
-    def _read_file(self, path: str) -> bytes:
-        with _errors(path):
-            # Non-blocking, so that a named pipe is refused below instead of waited for.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
-                mode = os.fstat(descriptor).st_mode
-                if not stat.S_ISREG(mode):
-                    raise ImageError("not_an_image", "a directory" if stat.S_ISDIR(mode) else "not a regular file")
-                data = file.read(self._max_bytes + 1)
-        return self._capped(data)
+        with _errors():
+            return read_file(location, self._max_bytes)
 
     def _capped(self, data: bytes) -> bytes:
         if len(data) > self._max_bytes:
@@ -107,25 +97,11 @@ def object_version(item: s3.Object) -> str:
 class _errors:  # noqa: N801 - reads as the statement it stands for; a generator would cost more than the read
     """OSError, and what is no name for a file, as FetchError."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValueError):  # a NUL, or half of a surrogate pair
             raise FetchError("not_found", "no file can have such a name") from error
-        if not isinstance(error, OSError):
-            return
-        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in (
-            errno.ELOOP,
-            errno.ENAMETOOLONG,
-        ):
-            raise FetchError("not_found", f"no such file: {error.strerror}") from error
-        if isinstance(error, PermissionError):
-            raise FetchError("forbidden", "no permission to read the file") from error
-        if isinstance(error, IsADirectoryError):
-            raise ImageError("not_an_image", "a directory") from error
-        # What is left is the disk's or the network filesystem's fault (EIO, ESTALE ...).
-        raise FetchError("unreachable", f"could not be read: {error.strerror}") from error
+        if isinstance(error, OSError) and (lost := outage(error)) is not None:
+            raise lost from error

@@ -147,7 +147,8 @@ class HttpReader:
             busy = _BusyError("http_status", f"{hop.site}: HTTP status {status}", transient=True)
             busy.wait_s = _retry_after(response.headers.get("Retry-After", ""))
             raise busy
-        raise FetchError(_ERROR_BY_STATUS.get(status, "http_status"), f"{hop.site}: HTTP status {status}")
+        code = _ERROR_BY_STATUS.get(status, "http_status")
+        raise FetchError(code, f"{hop.site}: HTTP status {status}", transient=False)
 
     def _body(self, hop: Hop, response: HTTPResponse) -> bytes:
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):

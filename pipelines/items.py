@@ -1,9 +1,11 @@
 """An input on its way: where it comes from and what is known of it."""
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pipelines.index import digest
 from radet.errors import ConfigError, FetchError, ImageError
@@ -28,6 +30,10 @@ IMAGE_SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg"}
 )
 
+BATCH_BYTES = 64 << 20  # of a container's inputs that are in memory together: where they are large, a batch has fewer
+
+_FILE_URL = re.compile(r"file:(?://[^/]*)?+(/[^?#]*)", re.IGNORECASE)  # file:///a, file://host/a, file:/a
+
 #: Column names taken for the URI of an image, in order of preference.
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_path", "file", "filename", "file_name", "image")
 
@@ -36,7 +42,7 @@ class Entry(NamedTuple):
     """An input that is named but not yet read."""
 
     id: str
-    uri: str  # as a user would write it
+    uri: str  # where it lies, as text; a name, of bytes that have one
     location: str  # as this machine reads it; can hold what is not valid UTF-8
     version: str | None = None
     size: int | None = None
@@ -63,15 +69,32 @@ class Shard(NamedTuple):
     """A piece of the source that one task loads. Travels as JSON.
 
     `files`: entries with known versions, already admitted. `uris`: entries to be looked at first.
-    `parquet`: one row group. `tar`: one archive.
+    `parquet`: one row group. `tar`: one archive. `unread`: what stands for a part of the source that could not be read.
     """
 
     kind: str
     body: dict[str, Any]
 
+    @classmethod
+    def unread(cls, item: Item) -> "Shard":
+        """Of an item that has an error."""
+        error = item.error
+        assert error is not None
+        transient = isinstance(error, FetchError) and error.transient
+        return cls("unread", {"entries": [item.entry], "error": [error.code, error.message, transient]})
+
     def entries(self) -> list[Entry]:
-        """Of `files` and `uris`."""
+        """Of `files`, `uris` and `unread`."""
         return [Entry(*fields) for fields in self.body["entries"]]
+
+    def items(self) -> list[Item]:
+        """The same, on their way."""
+        error = None
+        if self.kind == "unread":
+            code, message, transient = self.body["error"]
+            broken = code in ImageError.codes
+            error = ImageError(code, message) if broken else FetchError(code, message, transient=transient)
+        return [Item(entry, error=error) for entry in self.entries()]
 
     @property
     def inputs(self) -> int | None:
@@ -80,19 +103,18 @@ class Shard(NamedTuple):
             return None
         if self.kind == "parquet":
             return int(self.body["rows"])
-        return len(self.body["entries"]) if self.kind == "uris" else 0
-
-    @property
-    def names_uris(self) -> bool:
-        """Whether its inputs still have to be looked at and fetched."""
-        return self.kind == "uris" or (self.kind == "parquet" and self.body["bytes"] is None)
+        return 0 if self.kind == "files" else len(self.body["entries"])
 
     @property
     def container(self) -> tuple[str, str | None]:
-        """Name and version of the thing that holds the bytes; no version where each input has one of its own."""
-        if self.kind in ("files", "uris") or self.names_uris:
+        """Name and version of the thing that holds the bytes; no version where each input has one of its own.
+
+        The name tells how it is read, too: with other columns or ids it holds other inputs.
+        """
+        if self.kind not in ("parquet", "tar"):
             return "", None
-        return f"{self.body['uri_of_file']}#{self.body.get('group', '')}", self.body["version"]
+        how = (self.body.get(part) for part in ("uri_of_file", "group", "ids", "column", "bytes", "uri"))
+        return json.dumps(list(how)), self.body["version"]
 
 
 def display(location: str) -> str:
@@ -117,10 +139,26 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES | {""}
 
 
+def id_of(given: Any, uri: str) -> str:
+    """What an input is called: as its source names it, or by its uri where there is no name."""
+    return uri if given is None or given == "" else display(str(given))
+
+
+def named(written: str, given: Any, manifest: str, place: str) -> Entry:
+    """An input by its uri in a manifest or a Parquet file, and the id beside it; by its row's place where it has none.
+
+    Its own id is as written there, its uri where it lies: `a.jpg` beside another manifest is another input.
+    """
+    if not written:  # a row of its own, which says so
+        return Entry(id_of(given, place), place, "")
+    location = resolve(written, manifest)
+    return Entry(id_of(given, display(written)), display(location), location)
+
+
 def resolve(uri: str, manifest: str) -> str:
     """Where a uri in a manifest or a Parquet file is read from: relative paths start at that file's folder."""
-    if uri.startswith("file://"):
-        return unquote(urlsplit(uri).path)
+    if (of_file := _FILE_URL.match(uri)) is not None:
+        return unquote(of_file[1], errors="surrogateescape")
     if "://" in uri or uri.startswith("/"):
         return uri
     if manifest.startswith("s3://"):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipelines import parquet
 from pipelines.cells import Cell
-from pipelines.items import URI_COLUMNS, Entry, choose_column, display, is_image_name, resolve
+from pipelines.items import Entry, display, is_image_name, resolve
 from pipelines.listing import walk
-from pipelines.manifests import first_line, is_manifest, lines
+from pipelines.manifests import first_line, is_manifest, lines, uri_column
 from radet.errors import ConfigError
 from radet.labels import label_from_word, label_of
 
@@ -100,9 +100,9 @@ def _tree(root: str) -> Iterator[tuple[str, bool | None, str]]:
 
 
 def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
-    columns = list(first_line(path))
-    uri = choose_column(path, columns, None, URI_COLUMNS)
-    label, source = _columns(path, columns)
+    first = first_line(path)
+    uri = uri_column(path, first)
+    label, source = _columns(path, list(first))
     for _, row in lines(path):
         if row.get(uri):
             yield resolve(str(row[uri]), path), label_from_word(row.get(label)), str(row.get(source or "") or "")
@@ -136,5 +136,10 @@ def _parquet(entry: Entry) -> Iterator[tuple[str, bool | None, str]]:
 
 def _columns(path: str, names: list[str]) -> tuple[str, str | None]:
     """Of the label, and of what made a picture, if there is one."""
-    label = choose_column(path, names, None, _LABEL_COLUMNS)
+    label = next((name for name in _LABEL_COLUMNS if name in names), None)
+    if label is None:
+        raise ConfigError(
+            f"{path} has no column of labels: call it {_LABEL_COLUMNS[0]!r} (real/fake or 0/1); it has "
+            f"{', '.join(map(repr, names))}"
+        )
     return label, next((name for name in _SOURCE_COLUMNS if name in names), None)

@@ -1,4 +1,6 @@
-"""A tar or Parquet file that could not be read to its end: was that the disk, the network, S3, or what it holds?"""
+"""What kept a file from being read: was that the disk, the network, S3, or what it holds?"""
+
+import errno
 
 import aiohttp
 import botocore.exceptions
@@ -6,17 +8,23 @@ import botocore.exceptions
 from radet.errors import FetchError
 
 _CLIENTS = (aiohttp.ClientError, botocore.exceptions.BotoCoreError)  # what s3fs passes on when it has tried enough
-_CODES = {FileNotFoundError: "not_found", PermissionError: "forbidden"}
+_NO_SUCH_NAME = (errno.ELOOP, errno.ENAMETOOLONG)
 
 #: What reading such a file raises where it is at fault itself, or cannot be had.
 READING = (OSError, UnicodeDecodeError, *_CLIENTS)
 
 
 def outage(error: Exception) -> FetchError | None:
-    """What kept it from being read; None where its contents did, of which no library gives a number of the system's."""
+    """None where the contents are at fault, of which no library gives a number of the system's."""
+    number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, TimeoutError):
-        return FetchError("timeout", f"no answer in time: {error}")
-    if isinstance(error, _CLIENTS) or (isinstance(error, OSError) and error.errno is not None):
-        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "unreachable")
-        return FetchError(code, f"could not be read: {error}")
-    return None
+        code = "timeout"
+    elif isinstance(error, (FileNotFoundError, NotADirectoryError)) or number in _NO_SUCH_NAME:
+        code = "not_found"
+    elif isinstance(error, PermissionError):
+        code = "forbidden"
+    elif isinstance(error, _CLIENTS) or number is not None:
+        code = "unreachable"
+    else:
+        return None
+    return FetchError(code, f"could not be read: {getattr(error, 'strerror', None) or error}")

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 from pipelines import parquet
 from pipelines.fetch import is_http
-from pipelines.items import URI_COLUMNS, Entry, Shard, choose_column, display, is_image_name, resolve
+from pipelines.items import Entry, Shard, display, is_image_name, named
 from pipelines.listing import walk
-from pipelines.manifests import first_line, is_manifest, lines
+from pipelines.manifests import first_line, is_manifest, lines, uri_column
 from radet.errors import ConfigError
 
 _PEEK = 1000  # files looked at to tell what a folder holds
+_LOOKED_INTO = 8  # Parquet files opened to tell which columns hold the images
 _TARS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -40,9 +41,9 @@ class Source(Protocol):
 
 
 def open_source(
-    src: str, *, ids: str | None = None, column: str | None = None, allow_http: bool = False
+    src: str, *, ids: str | None = None, column: str | None = None, allow_http: bool = False, but: str | None = None
 ) -> "Files | Manifest | Containers":
-    """Find out what SRC is, from its name or from the first files below it.
+    """Find out what SRC is, from its name or from the first files below it; a folder `but` in it is left out.
 
     Raises:
         ConfigError: nothing there, no readable column, or web addresses without `allow_http`.
@@ -52,27 +53,28 @@ def open_source(
         raise ConfigError(f"{src} is one page: put web addresses into a .csv or .jsonl manifest with a uri column")
     if is_manifest(name):
         return Manifest(src, ids=ids, column=column, allow_http=allow_http)
-    first = list(itertools.islice(walk(src), _PEEK))
+    first = list(itertools.islice(walk(src, but=but), _PEEK))
     if not first:
         raise ConfigError(f"{src} is empty")
     for suffixes, kind in (((".parquet",), "parquet"), (_TARS, "tar")):
         if any(entry.location.lower().endswith(suffixes) for entry in first):
-            return Containers(src, suffixes, kind, ids=ids, column=column, allow_http=allow_http)
+            return Containers(src, but, suffixes, kind, ids=ids, column=column, allow_http=allow_http)
     if ids is not None or column is not None:
         raise ConfigError(f"{src} is a folder of images: --ids and --column go with Parquet, tars or a manifest")
-    return Files(src)
+    return Files(src, but)
 
 
 class Files:
     """The images below a folder or an S3 prefix."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, but: str | None) -> None:
         self.root = root
+        self._but = but
         self.description = f"images under {display(root)}"
         self.ignored: dict[str, int] = {}
 
     def entries(self) -> Iterator[Entry]:
-        for entry in walk(self.root):
+        for entry in walk(self.root, but=self._but):
             if is_image_name(entry.location):
                 yield entry
             else:
@@ -91,7 +93,7 @@ class Manifest:
         self.ignored: dict[str, int] = {}
         self._ids = ids
         first = first_line(path)
-        self._column = choose_column(path, list(first), column, URI_COLUMNS)
+        self._column = uri_column(path, first, column)
         if ids is not None and ids not in first:
             raise ConfigError(f"{path} has no column {ids!r}: it has {', '.join(map(repr, first))}")
         if is_http(str(first[self._column])) and not allow_http:
@@ -106,50 +108,75 @@ class Manifest:
             yield Shard("uris", {"entries": batch})
 
     def _entry(self, number: int, row: dict[str, Any]) -> Entry:
-        named = str(row.get(self._column) or "")
-        if not named:  # a row of its own, which says so
-            place = display(f"{self.path}#{number}")
-            return Entry(place, place, "")
-        uri = display(named)
-        return Entry(display(str(row.get(self._ids) or uri)) if self._ids else uri, uri, resolve(named, self.path))
+        given = None if self._ids is None else row.get(self._ids)
+        return named(str(row.get(self._column) or ""), given, self.path, display(f"{self.path}#{number}"))
 
 
 class Containers:
     """Parquet files or tars: inputs with their bytes inside (or, in Parquet, uris)."""
 
     def __init__(
-        self, root: str, suffixes: tuple[str, ...], kind: str, *, ids: str | None, column: str | None, allow_http: bool
+        self,
+        root: str,
+        but: str | None,
+        suffixes: tuple[str, ...],
+        kind: str,
+        *,
+        ids: str | None,
+        column: str | None,
+        allow_http: bool,
     ) -> None:
         self.root = root
+        self._but = but
         self.description = f"{'Parquet rows' if kind == 'parquet' else 'WebDataset tars'} under {display(root)}"
         self.ignored: dict[str, int] = {}
         self._suffixes = suffixes
         self._kind = kind
         self._options: dict[str, Any] = {"ids": ids}
         if kind == "parquet":
-            first = next((file.location for file in self._files() if parquet.is_readable(file.location)), None)
-            if first is None:
-                raise ConfigError(f"{root} holds no Parquet file that can be read")
-            self._options |= parquet.choose_columns(first, ids=ids, column=column)
-            if self._options["bytes"] is None and not allow_http:
-                parquet.refuse_http(first, self._options["uri"])
+            first, chosen = self._columns(column)
+            self._options |= chosen | {"column": column}
+            if chosen["bytes"] is None and not allow_http:
+                parquet.refuse_http(first, chosen["uri"])
         elif column is not None:
             raise ConfigError(f"{root} holds tars: --column goes with Parquet or a manifest")
 
     def entries(self) -> Iterator[Entry]:
         return iter(())
 
-    def shards(self, size: int) -> Iterator[Shard]:  # noqa: ARG002
+    def shards(self, size: int) -> Iterator[Shard]:
         for file in self._files():
             body = self._options | {"file": file.location, "uri_of_file": file.uri, "version": file.version}
             if self._kind == "tar":
                 yield Shard("tar", body)
+            elif self._options["bytes"]:
+                yield from parquet.row_groups(body)
             else:
-                yield from (Shard("parquet", body | group) for group in parquet.row_groups(file.location))
+                yield from parquet.uris(body, size)
+
+    def _columns(self, column: str | None) -> tuple[str, dict[str, str | None]]:
+        """Which columns to read, and a file that has them: as most of the first files have it, if need be image bytes.
+
+        So a file of another kind decides nothing, be it listed before all others.
+        """
+        found: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
+        refusal = ConfigError(f"{self.root} holds no Parquet file that can be read")
+        readable = (file.location for file in self._files() if parquet.is_readable(file.location))
+        for location in itertools.islice(readable, _LOOKED_INTO):
+            try:
+                chosen = parquet.choose_columns(location, ids=self._options["ids"], column=column)
+            except ConfigError as error:
+                refusal = error
+            else:
+                found.setdefault(tuple(chosen.items()), []).append(location)
+        if not found:
+            raise refusal
+        most = max(found, key=lambda chosen: (len(found[chosen]), dict(chosen)["bytes"] is not None))
+        return found[most][0], dict(most)
 
     def _files(self) -> Iterator[Entry]:
         self.ignored.clear()
-        for entry in walk(self.root):
+        for entry in walk(self.root, but=self._but):
             if entry.location.lower().endswith(self._suffixes):
                 yield entry
             else:

@@ -1,17 +1,19 @@
 """WebDataset tars as a source: every member with an image suffix is an input."""
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 import s3fs
 
 from pipelines.fetch import MAX_BYTES
-from pipelines.items import Entry, Item, display, has_image_suffix
+from pipelines.items import BATCH_BYTES, Entry, Item, display, has_image_suffix, id_of
 from pipelines.outage import READING, outage
 from radet.errors import FetchError, ImageError
+
+Member = tuple[str, bytes | FetchError]
 
 
 def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
@@ -21,13 +23,15 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
     """
     uri_of_file = body["uri_of_file"]
     batch: list[Item] = []
+    size = 0
     try:
         with _open(body["file"]) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for sample in _samples(archive):
-                batch += _images(sample, uri_of_file, body["ids"])
-                while len(batch) >= batch_rows:
-                    yield batch[:batch_rows]
-                    batch = batch[batch_rows:]
+            for item in _items(archive, uri_of_file, body["ids"]):
+                batch.append(item)
+                size += len(item.data or b"")
+                if len(batch) == batch_rows or size >= BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
     except (tarfile.TarError, EOFError, *READING) as error:
         entry = Entry(uri_of_file, uri_of_file, "", body["version"])
         broken = ImageError("truncated", f"the archive cannot be read to its end: {error}")
@@ -43,29 +47,40 @@ def _open(location: str) -> IO[bytes]:
     return open(location, "rb")  # closed by the caller's `with`
 
 
-def _samples(archive: tarfile.TarFile) -> Iterator[dict[str, bytes | FetchError]]:
-    """Members by name, one dict a sample: names that agree up to the first dot of the base name."""
-    sample: dict[str, bytes | FetchError] = {}
-    key = None
+def _items(archive: tarfile.TarFile, uri_of_file: str, ids: str | None) -> Iterator[Item]:
+    for sample in _samples(archive, ids):
+        given = None if ids is None else _field(sample, ids)
+        for name, data in sample:
+            if has_image_suffix(name):
+                uri = display(f"{uri_of_file}#{name}")
+                entry = Entry(id_of(given, uri), uri, "")
+                yield Item(entry, data=data) if isinstance(data, bytes) else Item(entry, error=data)
+
+
+def _samples(archive: tarfile.TarFile, ids: str | None) -> Iterator[list[Member]]:
+    """Members that share an id: names that agree up to the first dot of the base name. Without ids each is alone."""
+    if ids is None:
+        return ([member] for member in _members(archive) if has_image_suffix(member[0]))
+    return (list(sample) for _, sample in itertools.groupby(_members(archive), lambda member: _key(member[0])))
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[Member]:
+    """Images and `.json`, each with its bytes or with what is wrong with it."""
     for member in archive:
-        if not member.isfile() or not (has_image_suffix(member.name) or member.name.endswith(".json")):
+        if not (has_image_suffix(member.name) or member.name.endswith(".json")):
             continue
-        if _key(member.name) != key:
-            if sample:
-                yield sample
-            sample, key = {}, _key(member.name)
-        if member.size > MAX_BYTES:
-            message = f"{member.size:,} bytes, over the cap of {MAX_BYTES:,}"
-            sample[member.name] = FetchError("too_large_bytes", message)
-        else:
+        if member.issym() or member.islnk():
+            mend = "pack it with tar --dereference --hard-dereference"
+            yield member.name, FetchError("not_found", f"a link to {member.linkname} within the archive: {mend}")
+        elif member.isfile() and member.size > MAX_BYTES:
+            yield member.name, FetchError("too_large_bytes", f"{member.size:,} bytes, over the cap of {MAX_BYTES:,}")
+        elif member.isfile():
             content = archive.extractfile(member)
             assert content is not None  # a regular file
             data = content.read()
             if len(data) < member.size:
                 raise tarfile.ReadError(f"{member.name} is cut short")
-            sample[member.name] = data
-    if sample:
-        yield sample
+            yield member.name, data
 
 
 def _key(name: str) -> str:
@@ -73,17 +88,13 @@ def _key(name: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _images(sample: dict[str, bytes | FetchError], uri_of_file: str, ids: str | None) -> Iterator[Item]:
-    fields: dict[str, Any] = {}
-    for name, data in sample.items():
-        if ids is not None and PurePosixPath(name).suffix == ".json" and isinstance(data, bytes):
+def _field(sample: list[Member], name: str) -> Any:
+    """What the sample's `.json` says; None where there is none, or none that can be read."""
+    found: Any = {}
+    for member, data in sample:
+        if member.endswith(".json") and isinstance(data, bytes):
             try:
-                fields = json.loads(data)
+                found = json.loads(data)
             except (ValueError, RecursionError):
-                fields = {}
-    for name, data in sample.items():
-        if has_image_suffix(name):
-            uri = display(f"{uri_of_file}#{name}")
-            name_of_sample = fields.get(ids, uri) if ids is not None and isinstance(fields, dict) else uri
-            entry = Entry(display(str(name_of_sample)), uri, "")
-            yield Item(entry, data=data) if isinstance(data, bytes) else Item(entry, error=data)
+                found = {}
+    return found.get(name) if isinstance(found, dict) else None

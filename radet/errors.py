@@ -11,12 +11,12 @@
     - too_many_pixels       the header announces more pixels than the cap, refused before decoding
   x FetchError            the bytes could not be had
     - not_found             no such file, object or page
-    - forbidden             no permission to read it
+    - forbidden             no permission to read it; unless a web page says so         (transient)
     - timeout               no answer, or not all of it, in time                        (transient)
     - unreachable           no connection: DNS failure, refused, reset                  (transient)
     - http_status           an unexpected HTTP or S3 status; 429 and 5xx are            (transient)
     - too_large_bytes       more bytes than the cap, refused while reading
-    - blocked_address       the URL leads to an address, port or scheme that is not allowed
+    - blocked_address       the URL leads to an address, port or scheme not allowed here  (transient)
     - bad_redirect          a redirect without a target, to a blocked place, or one too many
   x ModelError            the detector cannot be trusted to score
     - weights_missing       a weight file is not where the checkpoint says
@@ -68,8 +68,11 @@ class ImageError(RadetError):
     )
 
 
+_TRANSIENT = frozenset({"timeout", "unreachable", "forbidden", "blocked_address"})
+
+
 class FetchError(RadetError):
-    """The bytes could not be had. `transient` says whether another try may succeed."""
+    """The bytes could not be had. `transient`: another try may succeed, be it with another permission or setting."""
 
     codes = frozenset(
         {
@@ -86,7 +89,7 @@ class FetchError(RadetError):
 
     def __init__(self, code: str, message: str, *, transient: bool | None = None) -> None:
         super().__init__(code, message)
-        self.transient = code in {"timeout", "unreachable"} if transient is None else transient
+        self.transient = code in _TRANSIENT if transient is None else transient
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_fetch_error, (self.code, self.message, self.transient)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from s3fs import S3FileSystem
 
 from pipelines.cells import Cell
 from pipelines.fetch import Fetcher
@@ -76,7 +77,10 @@ def test_a_row_group_is_read_once_and_again_when_the_file_changed(tree: Labelled
 
 @pytest.mark.parametrize(
     "location",
-    ["parquet://", "parquet://v/image/0!x.parquet", "parquet://v/image/zero/0!x.parquet", "degraded://fog:3!{file}"],
+    [
+        *("parquet://", "parquet://v/image/0!x.parquet", "parquet://v/image/zero/0!x.parquet"),
+        *("degraded://fog:3!{file}", "degraded://jpeg:75!" * 3000 + "{file}"),
+    ],
 )
 def test_what_names_no_row_is_not_found(tree: Labelled, tmp_path: Path, location: str) -> None:
     with pytest.raises(FetchError) as caught:
@@ -93,8 +97,11 @@ def test_rows_groups_columns_and_files_that_are_not_there(tree: Labelled, tmp_pa
     for wrong, code in (
         (good._replace(row=5), "not_found"),
         (good._replace(row=-1), "not_found"),
-        (good._replace(group=99), "unreachable"),
-        (good._replace(column="none"), "unreachable"),
+        (good._replace(group=99), "not_found"),
+        (good._replace(group=10**20), "not_found"),
+        (good._replace(column="none"), "not_found"),
+        (good._replace(file="\0"), "not_found"),
+        (good._replace(file=tree.locations[0]), "not_found"),
         (good._replace(file=str(tmp_path / "none.parquet")), "not_found"),
     ):
         with pytest.raises(FetchError) as caught:
@@ -103,6 +110,27 @@ def test_rows_groups_columns_and_files_that_are_not_there(tree: Labelled, tmp_pa
     with pytest.raises(FetchError) as caught:
         Fetcher(allow_http=False, max_bytes=10).read(good.location)
     assert caught.value.code == "too_large_bytes"
+
+
+@pytest.mark.parametrize("column", [pa.array([1]), pa.array([{"path": "x"}]), pa.array([[b"x"]])])
+def test_a_column_of_anything_else_has_no_pictures(tmp_path: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet")
+    with pytest.raises(FetchError, match="has no pictures 'image' to be read") as caught:
+        Cell(str(tmp_path / "a.parquet"), "v", "image", 0, 0).read()
+    assert (caught.value.code, caught.value.transient) == ("not_found", False)
+
+
+def test_a_row_on_s3_that_cannot_be_reached_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("MAX_ATTEMPTS", "1"), ("ACCESS_KEY_ID", "a")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(FetchError) as caught:
+            Fetcher(allow_http=False).read("parquet://v/image/0/0!s3://bucket/a.parquet")
+    finally:
+        S3FileSystem.clear_instance_cache()
+    assert (caught.value.code, caught.value.transient) == ("unreachable", True)
 
 
 def test_a_column_may_have_any_name() -> None:

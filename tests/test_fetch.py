@@ -48,12 +48,34 @@ def test_a_file_without_permission_is_forbidden(tmp_path: Path) -> None:
         "try:\n    fetcher.read('secret.jpg')\nexcept FetchError as error:\n    print(error.code, error.transient)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout == "forbidden False\n"
+    assert done.stdout == "forbidden True\n"
 
 
 @pytest.mark.parametrize("url", ["http://example.org/a.jpg", "HTTPS://example.org/a.jpg"])
 def test_the_web_is_off_unless_allowed(url: str) -> None:
     assert code(url) == "blocked_address"
+
+
+def test_what_is_off_or_blocked_may_be_allowed_in_the_next_run() -> None:
+    """Else the row that says so would stay, whatever is set since."""
+    for allow_http in (False, True):
+        with pytest.raises(FetchError) as caught:
+            Fetcher(allow_http=allow_http).read("http://127.0.0.1/a.jpg")
+        assert (caught.value.code, caught.value.transient) == ("blocked_address", True)
+
+
+@pytest.mark.s3
+def test_objects_that_may_not_be_read_are_tried_again(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that has expired, a role that one worker is without."""
+    s3_module.put(s3.url("fetch/a.jpg"), b"x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3_module.client.cache_clear()
+    try:
+        with pytest.raises(FetchError) as caught:
+            Fetcher(allow_http=False).read(s3.url("fetch/a.jpg"))
+    finally:
+        s3_module.client.cache_clear()
+    assert (caught.value.code, caught.value.transient) == ("forbidden", True)
 
 
 @pytest.mark.s3

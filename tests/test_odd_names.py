@@ -76,13 +76,13 @@ def test_every_uri_of_a_manifest_has_a_row_whatever_it_is(tmp_path: Path, pictur
     forget_clients()
     assert len(rows) == len(NAMES) + 4
     assert {status for *_, status in rows[:-1]} == {"not_found", "blocked_address"}
-    assert rows[-1] == ("good.jpg", "good.jpg", "ok")
+    assert rows[-1] == ("good.jpg", str(tmp_path / "good.jpg"), "ok")
 
 
 def test_names_that_are_not_utf8_lead_to_their_files(tmp_path: Path, picture: bytes) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + NOT_UTF8)).write_bytes(picture)
     (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfuri,label\n" + NOT_UTF8 + b",real\n")
-    assert loaded(str(tmp_path / "list.csv"), Desk()) == [("caf\\xe9.jpg", "caf\\xe9.jpg", "ok")]
+    assert loaded(str(tmp_path / "list.csv"), Desk()) == [("caf\\xe9.jpg", f"{tmp_path}/caf\\xe9.jpg", "ok")]
     assert first_line(str(tmp_path / "list.csv"))["label"] == "real"
 
 
@@ -93,7 +93,7 @@ def test_a_tars_members_may_have_any_name(tmp_path: Path, picture: bytes) -> Non
         (f"{uri}#caf\\xe9.jpg", f"{uri}#caf\\xe9.jpg", "ok"),
         ("\\xed\\xa0\\x80", f"{uri}#a.jpg", "ok"),
     ]
-    assert desk.finished == [f"{uri}#"]
+    assert len(desk.finished) == 1
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
@@ -107,8 +107,8 @@ def test_text_of_parquet_may_be_no_utf8(tmp_path: Path, picture: bytes, kind: pa
     where = str(folder / "a.parquet")
     (tmp_path / "rows" / "good.jpg").write_bytes(picture)
     assert loaded(where, Desk()) == [
-        ("good.jpg", "good.jpg", "ok"),
-        ("caf\\xe9.jpg", "caf\\xe9.jpg", "not_found"),
+        ("good.jpg", f"{folder}/good.jpg", "ok"),
+        ("caf\\xe9.jpg", f"{folder}/caf\\xe9.jpg", "not_found"),
         (f"{where}#2", f"{where}#2", "not_found"),
     ]
     labelled = list_labelled(where)
@@ -153,7 +153,7 @@ def test_a_manifest_in_another_encoding_or_with_an_open_quote_is_told(tmp_path: 
     with pytest.raises(ConfigError, match=r"excel\.csv is UTF-16: save it as UTF-8"):
         open_source(str(tmp_path / "excel.csv"))
     (tmp_path / "open.csv").write_text('uri\n"' + "x\n" * (9 << 20))
-    with pytest.raises(ConfigError, match=r"open\.csv, line \d+: field larger .* is a quote left open\?"):
+    with pytest.raises(ConfigError, match=r"open\.csv, line 2: field larger .* is a quote left open\?"):
         open_source(str(tmp_path / "open.csv"))
     (tmp_path / "long.csv").write_text(f"uri,text\na.jpg,{'x' * 200_000}\n")  # a page's text beside its picture
     assert [row["uri"] for _, row in lines(str(tmp_path / "long.csv"))] == ["a.jpg"]
@@ -233,7 +233,7 @@ def test_what_a_container_holds_is_read_once(tmp_path: Path) -> None:
     assert len(desk.finished) == 1
 
 
-def test_a_parquet_file_with_a_broken_footer_is_a_row_and_read_once(tmp_path: Path, picture: bytes) -> None:
+def test_a_parquet_file_with_a_broken_footer_is_a_row(tmp_path: Path, picture: bytes) -> None:
     """Arrow then raises an OSError, as for a disk that fails, but one without a number."""
     for name in ("a", "b"):
         pq.write_table(pa.table({"image": [picture]}), tmp_path / f"{name}.parquet")
@@ -244,7 +244,7 @@ def test_a_parquet_file_with_a_broken_footer_is_a_row_and_read_once(tmp_path: Pa
     assert not parquet.is_readable(str(tmp_path / "a.parquet"))
     desk = Desk()
     assert sorted(status for *_, status in loaded(str(tmp_path), desk)) == ["corrupt", "ok"]
-    assert len(desk.finished) == 2
+    assert len(desk.finished) == 1
 
 
 @pytest.mark.s3
@@ -260,8 +260,9 @@ def test_a_manifest_on_s3_is_read_alike(s3: S3Server) -> None:
 @pytest.mark.parametrize("reader", [tars, parquet])
 def test_a_container_that_is_gone_is_no_broken_one(tmp_path: Path, reader: object) -> None:
     file = str(tmp_path / "gone")
-    body = {"file": file, "uri_of_file": file, "version": "v", "ids": None, "bytes": "image", "uri": None}
-    ((item,),) = reader.read_items(body | {"group": 0, "first_row": 0}, 4)  # type: ignore[attr-defined]
+    columns = {"ids": None, "bytes": "image", "uri": None, "column": None}
+    body = {"file": file, "uri_of_file": file, "version": "v", "group": 0, "first_row": 0}
+    ((item,),) = reader.read_items(body | columns, 4)  # type: ignore[attr-defined]
     assert isinstance(item, Item)
     assert item.rest
     assert item.error is not None

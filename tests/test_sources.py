@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import parquet, tars
-from pipelines.items import Entry, Item
+from pipelines.fetch import Fetcher
+from pipelines.items import Entry, Item, Shard
 from pipelines.sources import open_source
 from radet.errors import ConfigError
 
@@ -23,9 +24,13 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 def items(src: Path, **options: str) -> list[Item]:
     found = []
-    for shard in open_source(str(src), **options).shards(128):  # type: ignore[arg-type]
-        read = {"tar": tars.read_items, "parquet": parquet.read_items}[shard.kind]
-        found += [item for batch in read(json.loads(json.dumps(shard.body)), 2) for item in batch]
+    for listed in open_source(str(src), **options).shards(128):  # type: ignore[arg-type]
+        shard = Shard(*json.loads(json.dumps(listed)))
+        if shard.kind in ("uris", "unread"):
+            found += shard.items()
+        else:
+            read = tars.read_items if shard.kind == "tar" else parquet.read_items
+            found += [item for batch in read(shard.body, 2) for item in batch]
     return found
 
 
@@ -36,14 +41,54 @@ def entries(src: Path, **options: object) -> list[Entry]:
 def test_csv_takes_the_usual_column_and_the_callers_ids(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text('post,url\n7,"a b,c.jpg"\n8,s3://bucket/x.png\n')
     first, second = entries(tmp_path / "list.csv", ids="post")
-    assert first == Entry("7", "a b,c.jpg", str(tmp_path / "a b,c.jpg"))
+    assert first == Entry("7", str(tmp_path / "a b,c.jpg"), str(tmp_path / "a b,c.jpg"))
     assert second == Entry("8", "s3://bucket/x.png", "s3://bucket/x.png")
 
 
 def test_jsonl_lines_that_cannot_be_read_are_inputs_that_say_so(tmp_path: Path) -> None:
     file = tmp_path / "list.jsonl"
-    file.write_text('{"uri": "a.jpg"}\n\n{broken\n{"uri": ""}\n[1]\n')
-    assert [entry.uri for entry in entries(file)] == ["a.jpg", f"{file}#3", f"{file}#4", f"{file}#5"]
+    file.write_text('{"uri": "a.jpg"}\n\n{broken\n{"uri": "", "post": 7}\n[1]\n')
+    places = [f"{file}#3", f"{file}#4", f"{file}#5"]
+    assert [entry.uri for entry in entries(file)] == [str(tmp_path / "a.jpg"), *places]
+    (tmp_path / "list.jsonl").write_text('{"uri": "a.jpg", "post": 6}\n{"uri": "", "post": 7}\n')
+    assert [entry[:2] for entry in entries(file, ids="post")] == [("6", str(tmp_path / "a.jpg")), ("7", f"{file}#2")]
+
+
+@pytest.mark.parametrize(("given", "name"), [(0, "0"), (0.0, "0.0"), (False, "False"), ("", None), (None, None)])
+def test_an_id_is_whatever_is_given_and_the_uri_where_nothing_is(tmp_path: Path, given: object, name: str) -> None:
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "a.jpg", "post": given}))
+    (entry,) = entries(tmp_path / "list.jsonl", ids="post")
+    assert entry.id == (name or "a.jpg")
+    for column in ({"uri": ["a.jpg"]}, {"image": [b"x"]}):
+        pq.write_table(pa.table(column | {"post": [given]}), tmp_path / "a.parquet")
+        (item,) = items(tmp_path / "a.parquet", ids="post")
+        assert item.entry.id == (name or ("a.jpg" if "uri" in column else f"{tmp_path}/a.parquet#0"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_same_relative_uri_beside_two_manifests_is_two_inputs(tmp_path: Path, kind: str) -> None:
+    found = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "img.jpg").write_text(folder)
+        if kind == "csv":
+            (tmp_path / folder / "list.csv").write_text("uri\nimg.jpg\n/abs.jpg\ns3://b/k.jpg\n")
+        else:
+            pq.write_table(pa.table({"uri": ["img.jpg", "/abs.jpg", "s3://b/k.jpg"]}), tmp_path / folder / "a.parquet")
+        found += entries(tmp_path / folder / ("list.csv" if kind == "csv" else "a.parquet"))
+    assert [entry.id for entry in found] == ["img.jpg", "/abs.jpg", "s3://b/k.jpg"] * 2
+    assert len({entry.key for entry in found}) == 4
+    read = Fetcher(allow_http=False).read
+    assert [read(entry.uri) for entry in found[::3]] == [b"one", b"two"], "as a report does, which knows no more"
+
+
+@pytest.mark.parametrize("start", ["file://", "FILE://", "file:", "file://localhost"])
+def test_urls_of_files_lead_to_them(tmp_path: Path, start: str) -> None:
+    (tmp_path / "list.csv").write_text(f"uri\n{start}{tmp_path}/caf%E9%20%E2%82%AC.jpg\nfile:a.jpg\nfile://[x\n")
+    first, *others = entries(tmp_path / "list.csv")
+    assert first.location == f"{tmp_path}/caf\udce9 €.jpg"
+    assert first.uri == f"{tmp_path}/caf\\xe9 €.jpg"
+    assert [entry.location for entry in others] == [f"{tmp_path}/file:a.jpg", "file://[x"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +128,7 @@ def test_parquet_rows_with_uris(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg", "/b.jpg"]}), tmp_path / "u.parquet")
     found = items(tmp_path / "u.parquet")
     assert [(i.entry.uri, i.entry.location, i.data) for i in found] == [
-        ("a.jpg", str(tmp_path / "a.jpg"), None),
+        (str(tmp_path / "a.jpg"), str(tmp_path / "a.jpg"), None),
         ("/b.jpg", "/b.jpg", None),
     ]
 
@@ -128,6 +173,22 @@ def test_other_files_are_counted_and_left_alone(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     assert len(list(source.entries())) == 2
     assert source.ignored == {".txt": 2, ".json": 1}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tar", ".parquet"])
+def test_a_folder_of_the_output_is_no_input(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "out").mkdir()
+    for folder in (tmp_path, tmp_path / "out"):
+        if suffix == ".parquet":
+            pq.write_table(pa.table({"image": [b"1"]}), folder / "a.parquet")
+        elif suffix == ".tar":
+            write_tar(folder / "a.tar", {"a.jpg": b"1"})
+        else:
+            (folder / "a.jpg").write_bytes(b"1")
+    source = open_source(str(tmp_path), but=str(tmp_path / "out"))
+    assert len([*source.entries(), *source.shards(64)]) == 1
+    with pytest.raises(ConfigError, match="is empty"):
+        open_source(str(tmp_path / "out"), but=str(tmp_path / "out"))
 
 
 def test_an_empty_folder_and_a_bare_web_address_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Members of tars: links, ids that samples share, and how many are in memory together."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import tars
+from pipelines.items import BATCH_BYTES, Item
+from radet.errors import FetchError
+
+from .test_sources import items, write_tar
+
+
+def batches(file: Path, rows: int, ids: str | None = None) -> list[list[Item]]:
+    body: dict[str, Any] = {"file": str(file), "uri_of_file": str(file), "version": "v", "ids": ids}
+    return list(tars.read_items(body, rows))
+
+
+def test_links_are_rows_that_tell_how_to_pack_them(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    os.link(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    (tmp_path / "d.txt").symlink_to("a.jpg")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in ("a.jpg", "b.jpg", "c.jpg", "d.txt"):
+            archive.add(tmp_path / name, name)
+    first, *links = items(tmp_path / "s.tar")
+    assert first.data == b"1"
+    assert [link.entry.uri for link in links] == [f"{tmp_path}/s.tar#b.jpg", f"{tmp_path}/s.tar#c.jpg"]
+    for link in links:
+        assert isinstance(link.error, FetchError)
+        assert (link.error.code, link.error.transient, link.rest) == ("not_found", False, False)
+        assert "a link to a.jpg" in link.error.message
+        assert "--dereference --hard-dereference" in link.error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("0", "0"), ("false", "False"), ("null", None), ('""', None), ('"x"', "x")],
+)
+def test_ids_of_samples(tmp_path: Path, field: str, name: str | None) -> None:
+    write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "a.json": f'{{"key": {field}}}'.encode(), "b.jpg": b"2"})
+    found = items(tmp_path / "s.tar", ids="key")
+    uri = f"{tmp_path}/s.tar"
+    assert [item.entry.id for item in found] == [name or f"{uri}#a.jpg", f"{uri}#b.jpg"]
+
+
+def test_a_batch_has_fewer_members_where_they_are_large(tmp_path: Path) -> None:
+    size = BATCH_BYTES // 4
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for number in range(10):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = size
+            archive.addfile(info, io.BytesIO(bytes(size)))
+    assert [len(batch) for batch in batches(tmp_path / "s.tar", 64)] == [4, 4, 2]
+    assert [len(batch) for batch in batches(tmp_path / "s.tar", 3)] == [3, 3, 3, 1]
+
+
+def test_members_do_not_wait_for_others_of_their_name_unless_they_share_ids(tmp_path: Path) -> None:
+    """Frames of a film, say, whose names differ behind the first dot only: together they need not fit into memory."""
+    write_tar(tmp_path / "s.tar", {f"film.{number:04d}.jpg": b"x" * 1000 for number in range(9)})
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: 5 * 1536 + 700])
+    (found,) = batches(tmp_path / "s.tar", 64)
+    assert [item.error.code if item.error else "ok" for item in found] == ["ok"] * 5 + ["truncated"]
