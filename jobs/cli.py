@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Detect AI-generated images by how much a frozen encoder's view of them drifts when they are perturbed.",
 )
-_console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False, markup=False)
 
 
 def _say_versions(asked: bool) -> None:
@@ -85,5 +85,5 @@ def main() -> None:
         _console.print(f"radet: {stop}", style="yellow", soft_wrap=True)
         sys.exit(stop.code)
     except RadetError as error:
-        _console.print(f"radet: {error}", style="red", soft_wrap=True, markup=False)
+        _console.print(f"radet: {error}", style="red", soft_wrap=True)
         sys.exit(2)

@@ -20,14 +20,14 @@ def drift(
 
       radet drift scores-may/ scores-june/
 
-      radet drift scores/_runs/20261120T0200Z-a1b2c3.json scores/_runs/20261121T0200Z-d4e5f6.json
+      radet drift scores/_runs/20261120T020000123456Z-a1b2c3.json scores/_runs/20261121T020000654321Z-d4e5f6.json
 
     [bold]Exit codes[/bold]: 0 no notable shift; 1 a notable one; 2 the request cannot work.
     """
     from pipelines.compare import compare
 
     found = compare(earlier, later)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"model {found.model_id}: {found.rows[0]:,} rows, then {found.rows[1]:,}")
     table = Table("value", *(f"{word}" for word in ("pictures", "median", "PSI", "KS", "by chance", "")))
     for shift in found.shifts:

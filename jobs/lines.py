@@ -18,4 +18,4 @@ class Lines:
         """Print `line`, unless the last one is younger than half a minute."""
         if not self._console.is_terminal and time.monotonic() - self._said > _EVERY_S:
             self._said = time.monotonic()
-            self._console.print(line, markup=False)
+            self._console.print(line)

@@ -25,4 +25,4 @@ def report(
 
     target = to or out
     open_folder(target).write("report.html", run_page(out, allow_http=allow_http).encode())
-    Console(highlight=False).print(f"Report: {target.rstrip('/')}/report.html", soft_wrap=True)
+    Console(highlight=False, markup=False).print(f"Report: {target.rstrip('/')}/report.html", soft_wrap=True)

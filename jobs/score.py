@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from jobs.stop import SCORES_ARE_KEPT, Stop
+from radet.errors import RadetError
 
 
 def score(
@@ -40,7 +41,12 @@ def score(
     rescore: Annotated[bool, typer.Option("--rescore", help="Score everything again, changed or not.")] = False,
     max_failed: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="End with exit code 3 if a larger share of this run's rows has no score."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="End with exit code 3 if a larger share of this run's rows has no score. A run that finds nothing new "
+            "is judged with the one before it: sending it again does not hide that.",
+        ),
     ] = None,
 ) -> None:
     """Score every new or changed image of SRC and commit the scores as Parquet.
@@ -64,8 +70,9 @@ def score(
     from pipelines.compare import compare_nights
     from pipelines.score import ScoreJob
     from pipelines.score import score as run
+    from pipelines.unscored import unscored
 
-    screen = ScoreScreen(Console(stderr=True, highlight=False))
+    screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
     job = ScoreJob(
         src=src,
         out=out,
@@ -87,13 +94,16 @@ def score(
         raise Stop(SCORES_ARE_KEPT, 1) from None
     finally:
         screen.close()
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     show_score(console, manifest, out)
-    show_nights(console, compare_nights(out, manifest), out)
-    failed = manifest["rows"] - manifest["statuses"].get("ok", 0)
-    if max_failed is not None and failed > max_failed * manifest["rows"]:
+    try:
+        show_nights(console, compare_nights(out, manifest), out)
+    except (RadetError, OSError, ValueError) as error:  # it is beside the point: this run is committed
+        console.print(f"Against the run before: cannot be told, {error}", soft_wrap=True)
+    found = unscored(out, manifest)
+    if max_failed is not None and found.failed > max_failed * found.rows:
         raise Stop(
-            f"{failed:,} of {manifest['rows']:,} rows have no score ({failed / manifest['rows']:.1%}), more than "
+            f"{found.failed:,} of {found.rows:,} rows have no score ({found.failed / found.rows:.1%}), more than "
             f"--max-failed {max_failed:.1%}; they are committed, and `radet report {out}` lists them",
             3,
         )

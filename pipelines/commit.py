@@ -1,13 +1,16 @@
 """The end of a run: staged blocks become parts, an index and a manifest.
 
-Memory is bounded by one block, one row group being written, and what pipelines.choice holds: one byte per input.
+Memory is bounded by one block, one row group being written, and what pipelines.choice holds: one byte per input. What
+duplicates take over lies on disk (pipelines.contents).
 """
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.choice import Choice
+from pipelines.contents import Contents
 from pipelines.index import Index
+from pipelines.lease import held
 from pipelines.ledger import INDEX, PARTS, RUNS, Ledger, run_of
 from pipelines.schema import JOIN, SAME, SCORE, SCORED
+from radet.errors import ConfigError
 from radet.score import SCHEMA_VERSION
 
 PART_ROWS = 500_000
 _GROUP_ROWS = 5_000
 
 #: What a row has of its own, also when its content was scored under another input.
-_OWN = ("id", "uri")
+_OWN = ("id", "uri", "scored_at")
 
 
 class IncompleteError(Exception):
@@ -35,9 +41,10 @@ class IncompleteError(Exception):
 
 
 class Commit:
-    """Folds the staged blocks of a ledger into a committed run."""
+    """Folds the staged blocks of a ledger into a committed run, under the lease of that id."""
 
-    def __init__(self, ledger: Ledger, index: Index, run: str) -> None:
+    def __init__(self, ledger: Ledger, index: Index, run: str, lease: str) -> None:
+        self._lease = lease
         self._ledger = ledger
         self._index = index
         self._run = run
@@ -50,13 +57,18 @@ class Commit:
 
         Raises:
             IncompleteError: rows and inputs do not add up.
+            ConfigError: another run has taken over the output.
         """
         keep = self._choose()
         kept = sum(int(mask.sum()) for mask in keep)
         if kept != self._index.expected:
             raise IncompleteError(f"{self._index.expected:,} inputs but {kept:,} rows: run the same command again")
-        contents = self._joined_contents(keep)
-        parts, index = self._write_files(keep, contents)
+        with (
+            tempfile.TemporaryDirectory(prefix="radet-commit-") as scratch,
+            closing(Contents(Path(scratch))) as contents,
+        ):
+            self._find(contents, keep)
+            parts, index = self._write_files(keep, contents)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "run": self._run,
@@ -70,6 +82,8 @@ class Commit:
             **facts,
         }
         body = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+        if not held(self._ledger.folder, self._lease):  # it may have removed our parts, which no manifest lists yet
+            raise ConfigError(f"another run has taken over {self._ledger.folder.url}: this one does not commit")
         self._ledger.folder.write(f"{RUNS}{self._run}.json", body)
         self._ledger.folder.delete(self._blocks)
         return manifest
@@ -77,57 +91,55 @@ class Commit:
     def _choose(self) -> list[npt.NDArray[np.bool_]]:
         """Which row of which block stands for each input: a mask per block.
 
-        The row of the latest run wins, and within a run one that has its own score.
+        The row of the latest run wins, and within a run one that has its own score; none that the index passed over.
         """
         runs = sorted({run_of(name) for name in self._blocks})
+        passed_over = {run: self._index.passed_over(run) for run in runs}
+        counting: list[npt.NDArray[np.bool_]] = []
         with tempfile.TemporaryDirectory(prefix="radet-commit-") as scratch:
             choice = Choice(Path(scratch), self._index.expected)
             for name, table in self._ledger.blocks(["_key", "_kind"], self._blocks):
-                own_score = table["_kind"].to_numpy() != JOIN
-                choice.add(b"".join(table["_key"].to_pylist()), runs.index(run_of(name)) * 2 + own_score)
-            return choice.masks()
+                keys, kinds, out = table["_key"].to_pylist(), table["_kind"].to_numpy(), passed_over[run_of(name)]
+                counts = np.array([not out or pair not in out for pair in zip(keys, kinds.tolist(), strict=True)], bool)
+                counting.append(counts)
+                rank = runs.index(run_of(name)) * 2 + (kinds != JOIN)
+                choice.add(b"".join(itertools.compress(keys, counts)), rank[counts])
+            for counts, chosen in zip(counting, choice.masks(), strict=True):
+                counts[counts] = chosen
+        return counting
 
     def _kept(self, keep: list[npt.NDArray[np.bool_]], columns: list[str] | None = None) -> Iterator[pa.Table]:
         for (_, table), mask in zip(self._ledger.blocks(columns, self._blocks), keep, strict=True):
             yield table.filter(pa.array(mask))
 
-    def _joined_contents(self, keep: list[npt.NDArray[np.bool_]]) -> pa.Table:
+    def _find(self, contents: Contents, keep: list[npt.NDArray[np.bool_]]) -> None:
         """The scored rows, one per content, that JOIN rows wait for: from staged blocks, else from earlier parts."""
-        wanted: set[str] = set()
         for table in self._kept(keep, ["sha256", "_kind"]):
-            wanted.update(table.filter(pc.equal(table["_kind"], JOIN))["sha256"].to_pylist())
-        found = [SCORE.empty_table()]
-        if wanted:
+            contents.want(table.filter(pc.equal(table["_kind"], JOIN))["sha256"].to_pylist())
+        if contents.missing:
             # Rows that give way to others included: what was scored of a content stays true of it.
             for _, table in self._ledger.blocks(None, self._blocks):
-                self._take(table.filter(pc.equal(table["_kind"], SCORED)), wanted, found)
+                contents.offer(table.filter(pc.equal(table["_kind"], SCORED)))
             committed = [m for m in self._ledger.manifests() if m["model_id"] == self._ledger.model_id]
             for part in (part for manifest in reversed(committed) for part in manifest["parts"]):
-                if not wanted:
+                if not contents.missing:
                     break
                 for rows in self._ledger.pieces(part["name"]):
-                    self._take(rows, wanted, found)
-        if wanted:
-            raise IncompleteError(f"{len(wanted):,} duplicates without a scored original: run the same command again")
-        return pa.concat_tables(found)
-
-    @staticmethod
-    def _take(table: pa.Table, wanted: set[str], found: list[pa.Table]) -> None:
-        rows = {sha: row for row, sha in enumerate(table["sha256"].to_pylist()) if sha in wanted}
-        wanted.difference_update(rows)
-        found.append(table.take(pa.array(sorted(rows.values()), pa.int64())).select(SCORE.names).cast(SCORE))
+                    contents.offer(rows)
+        if contents.missing:
+            count = f"{contents.missing:,} duplicates without a scored original"
+            raise IncompleteError(f"{count}: run the same command again")
 
     def _write_files(
-        self, keep: list[npt.NDArray[np.bool_]], contents: pa.Table
+        self, keep: list[npt.NDArray[np.bool_]], contents: Contents
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        row_of = {sha: row for row, sha in enumerate(contents["sha256"].to_pylist())}
         with tempfile.TemporaryDirectory(prefix="radet-commit-") as scratch:
             parts = _Parts(self._ledger, f"{PARTS}{self._run}-{{:05d}}.parquet", SCORE, Path(scratch), PART_ROWS)
             index = _Parts(self._ledger, f"{RUNS}{self._run}.index.parquet", INDEX, Path(scratch), None)
             for table in self._kept(keep):
                 index.add(_index_rows(table))
                 rows = table.filter(pc.not_equal(table["_kind"], SAME))
-                rows = _fill_in(rows, contents, row_of)
+                rows = _fill_in(rows, contents)
                 self._statuses.update(rows["status"].to_pylist())
                 self._verdicts.update(v for v in rows["verdict"].to_pylist() if v is not None)
                 parts.add(rows)
@@ -145,13 +157,13 @@ def _index_rows(table: pa.Table) -> pa.Table:
     return pa.table([table["_key"], table["_version"], sha, table["_retry"], ones], schema=INDEX)
 
 
-def _fill_in(rows: pa.Table, contents: pa.Table, row_of: dict[str, int]) -> pa.Table:
+def _fill_in(rows: pa.Table, contents: Contents) -> pa.Table:
     """Score columns of a block, with those of JOIN rows taken from the row of their content."""
     own = rows.filter(pc.not_equal(rows["_kind"], JOIN)).select(SCORE.names).cast(SCORE)
     joins = rows.filter(pc.equal(rows["_kind"], JOIN))
     if not len(joins):
         return own
-    joined = contents.take(pa.array([row_of[sha] for sha in joins["sha256"].to_pylist()], pa.int64()))
+    joined = contents.take(joins["sha256"].to_pylist())
     for name in _OWN:
         position = SCORE.get_field_index(name)
         joined = joined.set_column(position, SCORE.field(position), joins[name])

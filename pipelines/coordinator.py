@@ -9,6 +9,7 @@ import json
 import tempfile
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,12 @@ from pipelines.storage import open_folder
 
 _LISTED_AT_ONCE = 1000
 _POLL_S = 0.2
+_DEATHS = 2  # one may have been a node's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a run is asked to do, as far as inputs and output are concerned."""
+    """What a run is asked to do, as far as inputs and output are concerned. `lease`: the id of the one it holds."""
 
     run: str
     src: str
@@ -39,6 +41,7 @@ class Request:
     limit: int | None = None
     allow_http: bool = False
     rescore: bool = False
+    lease: str = ""
 
 
 class Progress(NamedTuple):
@@ -65,11 +68,16 @@ class Coordinator:
         self._finished = threading.Event()
         self._listed_more = threading.Condition()
         self._failure: BaseException | None = None
+        self._daring = threading.Lock()
+        self._dared: dict[int, bytes] = {}
+        self._deaths: Counter[bytes] = Counter()
 
     def start(self) -> dict[str, int]:
         """Tidy the output, take up what is done, and begin to list."""
         request = self._request
-        self._source = open_source(request.src, ids=request.ids, column=request.column, allow_http=request.allow_http)
+        self._source = open_source(
+            request.src, ids=request.ids, column=request.column, allow_http=request.allow_http, but=request.out
+        )
         orphans = self._ledger.clean()
         self._ledger.fill(self._index)
         staged = self._index.expected
@@ -87,6 +95,25 @@ class Coordinator:
                 return list(enumerate(payloads, first))
             with self._listed_more:
                 self._listed_more.wait(_POLL_S)
+
+    def begin(self, shard: int) -> int:
+        """How many tasks have begun to read this shard before: each process that died was followed by another one."""
+        with self._daring:
+            if (key := self._dared.pop(shard, None)) is not None:
+                self._deaths[key] += 1
+        return self._index.begin(shard)
+
+    def dare(self, shard: int, key: bytes | None) -> bool:
+        """Told before each step of a shard whose readers die, and with None at its end: False where two died of it."""
+        with self._daring:
+            self._dared.pop(shard, None)
+            if key is not None:
+                self._dared[shard] = key
+            return key is None or self._deaths[key] < _DEATHS
+
+    def wants(self, shard: int, first: int) -> bool:
+        """Whether inputs of a shard, from number `first` on, may still be new to this run: a limit ends that."""
+        return self._index.wants((shard + 1 << 32) + first, shard + 2 << 32)
 
     def admit(self, shard: int, first: int, inputs: Sequence[tuple[bytes, bytes | None]]) -> list[bool]:
         self._index.meet(shard, first + len(inputs))
@@ -113,8 +140,9 @@ class Coordinator:
 
         Raises:
             IncompleteError: rows and inputs do not add up; nothing is committed.
+            ConfigError: another run has taken over the output; nothing is committed.
         """
-        return Commit(self._ledger, self._index, self._request.run).write(facts)
+        return Commit(self._ledger, self._index, self._request.run, self._request.lease).write(facts)
 
     def _list(self, source: Source) -> None:
         try:

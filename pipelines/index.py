@@ -19,9 +19,11 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -8192;  -- 8 MiB
 CREATE TABLE done (key BLOB PRIMARY KEY, version BLOB, sha BLOB, retry INT, staged INT, count INT) WITHOUT ROWID;
+CREATE TABLE overtaken (key BLOB PRIMARY KEY, run TEXT) WITHOUT ROWID;  -- the latest committed run that has it
+CREATE TABLE passed_over (run TEXT, key BLOB, kind INT, PRIMARY KEY (run, key, kind)) WITHOUT ROWID;
 CREATE TABLE content (sha BLOB PRIMARY KEY, owner BLOB) WITHOUT ROWID;  -- owner: null where a committed run has it
 CREATE TABLE listed (key BLOB PRIMARY KEY, place INT) WITHOUT ROWID;
-CREATE TABLE shard (id INTEGER PRIMARY KEY, payload TEXT, inputs INT, met INT);  -- inputs: null if nobody knows yet
+CREATE TABLE shard (id INTEGER PRIMARY KEY, payload TEXT, inputs INT, met INT, begun INT);  -- inputs: null if unknown
 CREATE TABLE container (key BLOB PRIMARY KEY, version BLOB, count INT) WITHOUT ROWID;
 """
 
@@ -49,6 +51,7 @@ class Counts(NamedTuple):
     unchanged: int  # inputs that an earlier run has done
     resumed: int  # inputs that an interrupted run has staged
     repeated: int  # the same id and uri met again in this run
+    again: int = 0  # of the new ones, those that an earlier run failed at in a way that may pass
 
 
 class Index:
@@ -59,7 +62,7 @@ class Index:
         self._database.executescript(_TABLES)
         self._lock = threading.RLock()
         self._limit = limit
-        self._new = self._unchanged = self._resumed = self._repeated = 0
+        self._new = self._unchanged = self._resumed = self._repeated = self._again = 0
         self._staged = 0  # distinct inputs that interrupted runs left behind
         self._restaged = 0  # of these, the ones that this run does again because they changed since
         self._ahead = 0  # inputs of shards that are not met yet
@@ -76,18 +79,26 @@ class Index:
         rows = [(k.key, k.version, k.sha, k.retry, 0, k.inputs) for k in inputs]
         with self._lock, self._transaction():
             self._database.executemany("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?)", rows)
-            shas = [(row[2],) for row in rows if row[2]]
+            shas = [(row[2],) for row in rows if row[2] and not row[3]]  # what is tried again is not known yet
             self._database.executemany("INSERT OR IGNORE INTO content VALUES (?, NULL)", shas)
 
-    def add_staged(self, inputs: Iterable[tuple[Known, int]]) -> None:
-        """Inputs (with their kind) that interrupted runs left staged, in the order of those runs.
+    def overtake(self, run: str, keys: Iterable[bytes]) -> None:
+        """What a committed run has: it is newer than what runs before it have staged of the same inputs."""
+        with self._lock, self._transaction():
+            self._database.executemany("INSERT OR REPLACE INTO overtaken VALUES (?, ?)", ((key, run) for key in keys))
 
-        A JOIN whose content nobody has scored does not count as done: its owner was lost with the interruption. Hence
-        the caller adds all SCORED rows before it adds JOIN rows.
+    def add_staged(self, run: str, inputs: Iterable[tuple[Known, int]]) -> None:
+        """Inputs (with their kind) that an interrupted run left staged; such runs in their order.
+
+        Passed over: what a later run has committed since, and a JOIN whose content nobody has scored, its owner being
+        lost with the interruption. Hence the caller adds all SCORED rows before it adds JOIN rows.
         """
         with self._lock, self._transaction():
             for known, kind in inputs:
-                if kind == JOIN and not self._one("SELECT 1 FROM content WHERE sha = ?", known.sha):
+                later = self._one("SELECT run FROM overtaken WHERE key = ?", known.key)
+                unknown = kind == JOIN and not self._one("SELECT 1 FROM content WHERE sha = ?", known.sha)
+                if unknown or (later and later[0] > run):
+                    self._database.execute("INSERT OR IGNORE INTO passed_over VALUES (?, ?, ?)", (run, known.key, kind))
                     continue
                 old = self._one("SELECT staged FROM done WHERE key = ?", known.key)
                 self._staged += not (old and old[0])
@@ -96,6 +107,11 @@ class Index:
                 )
                 if kind == SCORED and known.sha:
                     self._database.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (known.sha, known.key))
+
+    def passed_over(self, run: str) -> set[tuple[bytes, int]]:
+        """Keys and kinds of this run's staged rows that stand for no input."""
+        with self._lock:
+            return set(self._database.execute("SELECT key, kind FROM passed_over WHERE run = ?", (run,)))
 
     # --- asked while listing and loading ----------------------------------------------------------------------
 
@@ -124,6 +140,7 @@ class Index:
                     continue
                 self._database.execute("INSERT INTO listed VALUES (?, ?)", (key, place + offset))
                 self._new += 1
+                self._again += bool(done and done[2])
                 self._restaged += bool(done and done[3])
                 answers.append(True)
         return answers
@@ -177,7 +194,7 @@ class Index:
     def add_shard(self, shard: int, payload: str, inputs: int | None) -> None:
         """`inputs` that will be met when it is read; None: nobody knows before."""
         with self._lock:
-            self._database.execute("INSERT INTO shard VALUES (?, ?, ?, 0)", (shard, payload, inputs))
+            self._database.execute("INSERT INTO shard VALUES (?, ?, ?, 0, 0)", (shard, payload, inputs))
             self._ahead += inputs or 0
             self._uncounted += inputs is None
 
@@ -188,6 +205,18 @@ class Index:
             if known is not None and met < (now := min(inputs, known)):
                 self._database.execute("UPDATE shard SET met = ? WHERE id = ?", (now, shard))
                 self._ahead -= now - met
+
+    def begin(self, shard: int) -> int:
+        """How often a task has begun to read it before: a process that dies is followed by another one."""
+        with self._lock:
+            (begun,) = self._one("UPDATE shard SET begun = begun + 1 WHERE id = ? RETURNING begun - 1", shard)
+            return int(begun)
+
+    def wants(self, place: int, end: int) -> bool:
+        """Whether an input listed from `place` on, up to `end`, may have to be done: a limit ends that."""
+        with self._lock:
+            query = "SELECT 1 FROM listed WHERE place >= ? AND place < ?"
+            return not self.limit_reached or self._one(query, place, end) is not None
 
     def shards(self, first: int, count: int) -> list[str]:
         with self._lock:
@@ -210,7 +239,7 @@ class Index:
 
     def counts(self) -> Counts:
         with self._lock:
-            return Counts(self._new, self._unchanged, self._resumed, self._repeated)
+            return Counts(self._new, self._unchanged, self._resumed, self._repeated, self._again)
 
     @property
     def limit_reached(self) -> bool:

@@ -15,11 +15,12 @@ time.
 
 import io
 import json
+import re
 import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,15 @@ from pipelines.storage import TEMPORARY, LocalFolder, S3Folder
 PARTS = "parts/"
 RUNS = "_runs/"
 STAGING = "_staging/"
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
+_RUN = r"\d{8}T\d{12}Z-[0-9a-f]{6}"
+_MANIFEST = re.compile(rf"{RUNS}{_RUN}\.json")
+# Whatever else lies in these folders is somebody else's, and stays.
+_OURS = re.compile(
+    rf"{PARTS}{_RUN}-\d{{5,}}\.parquet|{RUNS}{_RUN}\.(json|index\.parquet)"
+    rf"|{STAGING}[^/]+/{_RUN}-[0-9a-f]{{32}}\.parquet|.*/{re.escape(TEMPORARY)}[0-9a-f]{{32}}"
+)
 
 _READ_AHEAD = 8  # blocks
 _PIECE_ROWS = 20_000
@@ -49,9 +59,12 @@ INDEX = pa.schema(
 )
 
 
-def new_run_id() -> str:
-    """Sorts by start time; unique also within a second."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{uuid.uuid4().hex[:6]}"
+def new_run_id(after: str = "") -> str:
+    """Sorts by start time, and behind the run `after`, whatever the clock says; unique also within a second."""
+    now = f"{datetime.now(UTC):{_TIME}}"
+    if now <= (last := after.partition("-")[0]):
+        now = f"{datetime.strptime(last, _TIME) + timedelta(microseconds=1):{_TIME}}"
+    return f"{now}-{uuid.uuid4().hex[:6]}"
 
 
 def run_of(name: str) -> str:
@@ -71,9 +84,15 @@ class Ledger:
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """The committed runs, oldest first."""
-        names = [item.name for item in self.folder.list(RUNS) if item.name.endswith(".json")]
-        for name in sorted(names):
+        for name in sorted(item.name for item in self.folder.list(RUNS) if _MANIFEST.fullmatch(item.name)):
             yield json.loads(self.folder.read(name))
+
+    def next_run(self) -> str:
+        """A name for a run that sorts behind all that are committed or staged, other machines' clocks or not."""
+        found = [item.name for item in self.folder.list(RUNS) if _MANIFEST.fullmatch(item.name)]
+        known = [name.removeprefix(RUNS).removesuffix(".json") for name in found]
+        staged = [run_of(item.name) for item in self.folder.list(STAGING) if _OURS.fullmatch(item.name)]
+        return new_run_id(max([*known, *staged], default=""))
 
     def clean(self) -> int:
         """Remove what no manifest lists and no run can take up: returns the number of files removed."""
@@ -87,15 +106,19 @@ class Ledger:
             item.name
             for prefix in (PARTS, RUNS, STAGING)
             for item in self.folder.list(prefix)
-            if (item.name not in known if prefix != STAGING else run_of(item.name) in folded)
-            or item.name.rpartition("/")[2].startswith(TEMPORARY)
+            if _OURS.fullmatch(item.name)
+            and (
+                (item.name not in known if prefix != STAGING else run_of(item.name) in folded)
+                or item.name.rpartition("/")[2].startswith(TEMPORARY)
+            )
         ]
         self.folder.delete(orphans)
         return len(orphans)
 
     def staged(self) -> list[str]:
         """The blocks that interrupted runs of this model left, oldest first."""
-        return sorted(item.name for item in self.folder.list(self.staging))
+        names = (item.name for item in self.folder.list(self.staging))
+        return sorted(name for name in names if _OURS.fullmatch(name) and name.endswith(".parquet"))
 
     def stage(self, run: str, table: pa.Table) -> str:
         """Write one block; it is done from here on."""
@@ -126,19 +149,24 @@ class Ledger:
 
     def fill(self, index: Index) -> None:
         """Tell the index what is committed for this model (unless all is to be scored again) and what is staged."""
-        if not self.rescore:
-            for manifest in self.manifests():
-                if manifest["model_id"] == self.model_id:
-                    for rows in self.pieces(manifest["index"]["name"]):
+        staged = self.staged()
+        for manifest in self.manifests():
+            if manifest["model_id"] == self.model_id:
+                # A forced run and a plain one leave each other's blocks alone, so one may have overtaken the other.
+                overtakes = bool(staged) and manifest["run"] > run_of(staged[0])
+                for rows in self.pieces(manifest["index"]["name"]) if overtakes or not self.rescore else ():
+                    if not self.rescore:
                         index.add_committed(map(Known._make, zip(*(c.to_pylist() for c in rows.columns), strict=True)))
+                    if overtakes:
+                        index.overtake(manifest["run"], rows["key"].to_pylist())
         with_joins = []
-        for name, block in self.blocks(_STAGED_COLUMNS):
+        for name, block in self.blocks(_STAGED_COLUMNS, staged):
             joins = pc.equal(block["_kind"], JOIN)
-            index.add_staged(_staged_inputs(block.filter(pc.invert(joins))))
+            index.add_staged(run_of(name), _staged_inputs(block.filter(pc.invert(joins))))
             if pc.any(joins).as_py():
                 with_joins.append(name)
-        for _, block in self.blocks(_STAGED_COLUMNS, with_joins):  # they count only where their content is known
-            index.add_staged(_staged_inputs(block.filter(pc.equal(block["_kind"], JOIN))))
+        for name, block in self.blocks(_STAGED_COLUMNS, with_joins):  # they count only where their content is known
+            index.add_staged(run_of(name), _staged_inputs(block.filter(pc.equal(block["_kind"], JOIN))))
 
 
 def _staged_inputs(table: pa.Table) -> Iterator[tuple[Known, int]]:

@@ -9,8 +9,8 @@ from pipelines.items import Entry, display, has_image_suffix
 from radet.errors import ConfigError, FetchError
 
 
-def walk(root: str) -> Iterator[Entry]:
-    """Every file below `root` (recursive), or `root` itself if it is one file.
+def walk(root: str, *, but: str | None = None) -> Iterator[Entry]:
+    """Every file below `root` (recursive), or `root` itself if it is one file; nothing below `but`, a folder in it.
 
     A folder that cannot be listed, and one that is named like an image, are entries too: reading them says why they are
     no pictures, and nothing is passed over in silence. Links to folders are not followed.
@@ -22,19 +22,30 @@ def walk(root: str) -> Iterator[Entry]:
         path = os.path.abspath(os.path.expanduser(root))
         if not os.path.exists(path):
             raise ConfigError(f"no such file or folder: {root}")
-        return _walk_folder(path) if os.path.isdir(path) else iter([_file(path)])
+        if not os.path.isdir(path):
+            return iter([_file(path)])
+        return _walk_folder(path, None if but is None else os.path.realpath(os.path.expanduser(but)))
     if not s3.split(root)[0]:
         raise ConfigError(f"{root} names no bucket: write s3://bucket/prefix")
     try:
-        return _walk_prefix(root)
+        return _walk_prefix(root, but)
     except FetchError as error:
         raise ConfigError(str(error)) from error
 
 
-def _walk_folder(root: str) -> Iterator[Entry]:
+def same_place(one: str, other: str) -> bool:
+    """Whether two names are of one folder, on disk or on S3."""
+    if one.startswith("s3://") or other.startswith("s3://"):
+        return one.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+
+
+def _walk_folder(root: str, but: str | None) -> Iterator[Entry]:
     folders = [root]
     while folders:
         folder = folders.pop()
+        if but is not None and os.path.realpath(folder) == but:
+            continue
         try:
             with os.scandir(folder) as listing:
                 for item in listing:
@@ -61,7 +72,7 @@ def _entry(location: str, version: str | None = None, size: int | None = None) -
     return Entry(uri, uri, location, version, size)
 
 
-def _walk_prefix(url: str) -> Iterator[Entry]:
+def _walk_prefix(url: str, but: str | None) -> Iterator[Entry]:
     """`s3://bucket/a` is the object `a`, else the folder `a/`, else every key that starts with `a`."""
     bucket, key = s3.split(url)
     if key and not key.endswith("/"):
@@ -76,11 +87,13 @@ def _walk_prefix(url: str) -> Iterator[Entry]:
             key += "/"
     if not _any_under(bucket, key):
         raise ConfigError(f"nothing under {url}")
+    left_out = None if but is None or not but.startswith("s3://") else "/".join(s3.split(but)).rstrip("/") + "/"
     return (
         _entry(f"s3://{bucket}/{item.key}", object_version(item), item.size)
         for page in s3.pages(bucket, key)
         for item in page
         if not item.key.endswith("/")  # a folder marker, not an object of its own
+        and not (left_out is not None and f"{bucket}/{item.key}".startswith(left_out))
     )
 
 

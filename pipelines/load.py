@@ -6,10 +6,10 @@ Bytes and full-size pictures never leave the task; what travels is a uint8 crop 
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
-from pipelines.items import Item, Shard, display, version_digest
+from pipelines.index import digest
+from pipelines.items import Entry, Item, Shard, display, version_digest
 from pipelines.process import tune
 from pipelines.schema import LOADED, SCORED, pack
 from radet.crop import CropPolicy
@@ -28,11 +29,17 @@ _THREADS = 16  # reads in flight per task
 _GROUP = 16  # images fetched, then decoded, together ...
 _GROUP_BYTES = 64 << 20  # ... or fewer, if they are large
 _UNKNOWN_SIZE = 4 << 20
+_DEATHS_BORNE = 3  # of processes that read a shard, before it is asked of which input they die
+
+Dare = Callable[[bytes | None], bool]
 
 
 class Desk(Protocol):
     """What the stage asks of the coordinator."""
 
+    def begin(self, shard: int) -> int: ...
+    def dare(self, shard: int, key: bytes | None) -> bool: ...
+    def wants(self, shard: int, first: int) -> bool: ...
     def admit(self, shard: int, first: int, inputs: list[tuple[bytes, bytes | None]]) -> list[bool]: ...
     def claim(self, inputs: list[tuple[bytes, bytes]]) -> list[int]: ...
     def finish_container(self, name: str, version: str, inputs: int) -> None: ...
@@ -40,37 +47,61 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """Reads shards for one run. Stateless between shards: any worker can take any of them, again if need be."""
+    """Reads shards for one run. Stateless between shards: any worker can take any of them, again if need be.
+
+    `limited`: the run ends after so many inputs, so that a shard may not be wanted any more.
+    """
 
     desk: Desk
     policy: CropPolicy
     allow_http: bool
     block: int
+    limited: bool = False
 
     def load(self, number: int, payload: str) -> Iterator[pa.Table]:
         """The new inputs of a shard, as LOADED tables packed into one row each."""
         tune()
         shard = Shard(*json.loads(payload))
+        careful = self.desk.begin(number) >= _DEATHS_BORNE
+        dare = partial(self.desk.dare, number) if careful else None
         seen, whole = 0, True
-        for items in self._items(shard):
+        if self.limited and shard.kind != "files" and not self.desk.wants(number, 0):
+            return
+        for items in self._items(shard) if dare is None else self._dared_items(shard, dare):
             whole = whole and not any(item.rest for item in items)
             new = items if shard.kind == "files" else self._admitted(number, seen, shard, items)
             seen += len(items)
             if new:
-                yield pack(self._load_batch(new))
+                yield pack(self._load_batch(new, dare))
+            elif self.limited and not self.desk.wants(number, seen):
+                whole = False
+                break
         name, version = shard.container
         if version is not None and whole:
             self.desk.finish_container(name, version, seen)
+        if dare is not None:
+            dare(None)
 
     def _items(self, shard: Shard) -> Iterator[list[Item]]:
         if shard.kind == "tar":
             return tars.read_items(shard.body, self.block)
         if shard.kind == "parquet":
             return parquet.read_items(shard.body, self.block)
-        return iter([[Item(entry) for entry in shard.entries()]])
+        return iter([shard.items()])
+
+    def _dared_items(self, shard: Shard, dare: Dare) -> Iterator[list[Item]]:
+        """The same where processes have died: a container whose reading was the last thing of two ends in a row."""
+        name, version = shard.container
+        batches = self._items(shard)
+        while version is None or dare(digest("reading", name)):
+            if (items := next(batches, None)) is None:
+                return
+            yield items
+        place = shard.body["uri_of_file"]
+        yield [Item(Entry(place, place, "", version), error=ImageError("corrupt", "what reads it dies of it"))]
 
     def _admitted(self, number: int, first: int, shard: Shard, items: list[Item]) -> list[Item]:
-        if shard.names_uris:
+        if shard.kind == "uris":
             items = list(_pool().map(self._look, items))
         keys = [(item.entry.key, version_digest(item.entry.version)) for item in items]
         return list(itertools.compress(items, self.desk.admit(number, first, keys)))
@@ -83,14 +114,23 @@ class Loader:
             return Item(item.entry, error=error)
         return Item(item.entry._replace(version=source.version, size=source.size))
 
-    def _load_batch(self, items: list[Item]) -> pa.Table:
+    def _seen(self, item: Item) -> dict[str, Any]:
+        assert item.data is not None
+        try:
+            seen = see(item.data, self.policy)
+        except MemoryError:  # this machine's, at this moment
+            return {"status": "unreachable", "error": "there is no room to decode it", "_retry": True}
+        # As bytes: what pyarrow (26) converts from a memoryview it never lets go of.
+        return seen.facts | {"crop": None if seen.crop is None else seen.crop.tobytes()}
+
+    def _load_batch(self, items: list[Item], dare: Dare | None) -> pa.Table:
         rows: list[dict[str, Any]] = []
         groups = _groups(items)
         ahead = [_pool().submit(self._fetch, item) for item in next(groups)]
         while ahead:
             fetched = [future.result() for future in ahead]
             ahead = [_pool().submit(self._fetch, item) for item in next(groups, [])]
-            rows += self._decode_group(fetched)
+            rows += self._decode_group(fetched, dare)
         return pa.Table.from_pylist(rows, schema=LOADED)
 
     def _fetch(self, item: Item) -> tuple[Item, str | None, float]:
@@ -104,7 +144,9 @@ class Loader:
         content = None if item.data is None else sha256(item.data).hexdigest()
         return item, content, time.perf_counter() - start
 
-    def _decode_group(self, fetched: list[tuple[Item, str | None, float]]) -> Iterator[dict[str, Any]]:
+    def _decode_group(
+        self, fetched: list[tuple[Item, str | None, float]], dare: Dare | None
+    ) -> Iterator[dict[str, Any]]:
         claims = [(bytes.fromhex(content), item.entry.key) for item, content, _ in fetched if content is not None]
         kinds = iter(self.desk.claim(claims))
         for item, content, seconds in fetched:
@@ -122,11 +164,10 @@ class Loader:
             start = time.perf_counter()
             if item.error is not None:
                 row |= {"status": item.error.code, "error": display(str(item.error))}
+            elif row["_kind"] == SCORED and dare is not None and not dare(item.entry.key):
+                row |= {"status": "corrupt", "error": "what decodes it dies of it"}
             elif row["_kind"] == SCORED:
-                assert item.data is not None
-                seen = see(item.data, self.policy)
-                # As bytes: what pyarrow (26) converts from a memoryview it never lets go of.
-                row |= seen.facts | {"crop": None if seen.crop is None else seen.crop.tobytes()}
+                row |= self._seen(item)
             item.data = None
             yield row | {"decode_s": time.perf_counter() - start}
 

@@ -27,7 +27,8 @@ from pipelines.block_stats import ForgetBlockStats
 from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.coordinator import Coordinator, Progress, Request
 from pipelines.lease import Lease
-from pipelines.ledger import Ledger, new_run_id
+from pipelines.ledger import Ledger
+from pipelines.listing import same_place
 from pipelines.plan import Plan
 from pipelines.process import tune
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
@@ -101,13 +102,16 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
     """
     folder = resolve(local_model(job.model))
     config = DetectorConfig.read(folder)
-    source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http)
+    output = open_folder(job.out)
+    if same_place(job.src, job.out):
+        raise ConfigError(f"{job.out} is what is to be scored: give the scores a folder of their own, such as below it")
+    source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http, but=job.out)
     started = datetime.now(UTC)
     try:
-        with Lease(open_folder(job.out)) as lease, connected(job.address):
+        with Lease(output) as lease, connected(job.address):
             plan = Plan.of(ray.cluster_resources(), job.workers)
             request = Request(
-                run=new_run_id(),
+                run=Ledger(output, model_id="", rescore=False).next_run(),
                 src=job.src,
                 out=job.out,
                 model_id=model_id(folder),
@@ -117,6 +121,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
                 limit=job.limit,
                 allow_http=job.allow_http,
                 rescore=job.rescore,
+                lease=lease.id,
             )
             coordinator = _start_coordinator(request)
             opening = ray.get(coordinator.start.remote())
@@ -134,7 +139,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
                     progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
                 watcher.moved(tally, progress)
                 if lease.lost:
-                    raise ConfigError(f"another run has taken over {job.out}: this one stops without committing")
+                    raise ConfigError(f"another run may have taken over {job.out}: this one stops without committing")
             seconds = time.perf_counter() - begun
             progress = ray.get(coordinator.progress.remote())
             watcher.moved(tally, progress)
@@ -182,7 +187,12 @@ def _batches(
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(
             partial(
-                _load, desk=RemoteDesk(coordinator), policy=config.crop, allow_http=job.allow_http, block=plan.block
+                _load,
+                desk=RemoteDesk(coordinator),
+                policy=config.crop,
+                allow_http=job.allow_http,
+                block=plan.block,
+                limited=job.limit is not None,
             ),
             batch_size=None,
             batch_format="pyarrow",
@@ -249,6 +259,18 @@ class RemoteDesk:
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
 
+    def begin(self, shard: int) -> int:
+        begun: int = ray.get(self._coordinator.begin.remote(shard))
+        return begun
+
+    def dare(self, shard: int, key: bytes | None) -> bool:
+        answer: bool = ray.get(self._coordinator.dare.remote(shard, key))
+        return answer
+
+    def wants(self, shard: int, first: int) -> bool:
+        answer: bool = ray.get(self._coordinator.wants.remote(shard, first))
+        return answer
+
     def admit(self, shard: int, first: int, inputs: list[tuple[bytes, bytes | None]]) -> list[bool]:
         answer: list[bool] = ray.get(self._coordinator.admit.remote(shard, first, inputs))
         return answer
@@ -262,11 +284,11 @@ class RemoteDesk:
 
 
 def _load(
-    rows: pa.Table, *, desk: "RemoteDesk", policy: CropPolicy, allow_http: bool, block: int
+    rows: pa.Table, *, desk: "RemoteDesk", policy: CropPolicy, allow_http: bool, block: int, limited: bool
 ) -> Iterator[pa.Table]:
     from pipelines.load import Loader  # noqa: PLC0415 - imports torch, which the driver does without
 
-    loader = Loader(desk=desk, policy=policy, allow_http=allow_http, block=block)
+    loader = Loader(desk=desk, policy=policy, allow_http=allow_http, block=block, limited=limited)
     for number, payload in zip(rows["number"].to_pylist(), rows["payload"].to_pylist(), strict=True):
         yield from loader.load(number, payload)
 
@@ -287,8 +309,10 @@ class Scorer:
         find_encoders()
         detector = Detector.from_pretrained(local_model(self._model), device=self._device)
         if detector.model_id != self._model_id:
-            message = f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}"
-            raise ConfigError(message)
+            raise ConfigError(
+                f"{self._model} is another model on this node: {detector.model_id}, not {self._model_id}; if its files "
+                "are the same, its encoder rounds otherwise here: write it anew with radet models convert, and use that"
+            )
         return detector
 
     def __call__(self, row: pa.Table) -> pa.Table:

@@ -57,13 +57,16 @@ def read_scores(
     wanted = None if columns is None else list(dict.fromkeys([*columns, "id", "uri", "model_id"]))
     tables = [SCORE.empty_table() if wanted is None else SCORE.empty_table().select(wanted)]
     for part in (part for manifest in manifests for part in manifest["parts"]):
-        data = folder.read(part["name"])
+        try:
+            data = folder.read(part["name"])
+        except FileNotFoundError:
+            raise ConfigError(f"{out}/{part['name']} is gone, which a manifest in {out}/_runs lists") from None
         if verify and hashlib.sha256(data).hexdigest() != part["sha256"]:
             raise ConfigError(f"{out}/{part['name']} is damaged: its checksum is not the one in the manifest")
         tables.append(pq.read_table(io.BytesIO(data), columns=wanted))
     table = pa.concat_tables(tables)
     if not history:
-        order = pa.array(range(table.num_rows))
+        order = pa.array(range(table.num_rows), pa.int64())
         keyed = table.select(["id", "uri", "model_id"]).append_column("row", order)
         last = keyed.group_by(["id", "uri", "model_id"]).aggregate([("row", "max")])["row_max"]
         table = table.take(last.take(pc.sort_indices(last)))

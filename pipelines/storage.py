@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -95,7 +95,8 @@ class LocalFolder:
         for folder, _, files in os.walk(self.root / prefix):
             for file in sorted(files):
                 path = Path(folder, file)
-                yield Stored(path.relative_to(self.root).as_posix(), path.stat().st_size)
+                with suppress(FileNotFoundError):  # written, and renamed, this moment
+                    yield Stored(path.relative_to(self.root).as_posix(), path.stat().st_size)
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:

@@ -155,6 +155,21 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(options: list[str])
         assert f"127.0.0.1:{port}: Address already in use; see --port" in refused("serve", "--port", port, *options)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "options", "told"),
+    [
+        ("RADET_HTTP_TRUSTED", "BAD", ["--allow-url"], "a trusted HTTP server is written host:port"),
+        ("RADET_API_KEYS", "", [], "RADET_API_KEYS holds no key"),
+        ("RADET_API_KEYS", "", ["--address", "127.0.0.1:1"], "RADET_API_KEYS holds no key"),
+        ("RADET_API_KEYS_FILE", "/nowhere/keys", [], "/nowhere/keys cannot be read"),
+    ],
+)
+def test_what_replicas_could_not_start_with_is_told_before_anything_starts(
+    name: str, value: str, options: list[str], told: str
+) -> None:
+    assert told in refused("serve", "--port", str(free_port()), *options, **{name: value})
+
+
 def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever catches too much while Ray and Serve come up, the service must not stay."""
 
@@ -164,8 +179,9 @@ def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest
 
     monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # which the command would leave behind
     monkeypatch.setattr("pipelines.cluster.connected", lambda _: nullcontext())
+    monkeypatch.setattr("pipelines.serve.require_place", lambda *_: None)
     monkeypatch.setattr("pipelines.serve.start", start)
-    monkeypatch.setattr("pipelines.serve.stop", lambda: None)
+    monkeypatch.setattr("pipelines.serve.stop", lambda **_: None)
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Stop, match="before the service was ready"):

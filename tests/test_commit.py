@@ -1,6 +1,7 @@
 """The commit, interrupted before and after every single storage operation, on local disk and on S3."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from radet.errors import ConfigError
 from .conftest import S3Server
 
 V = digest("v")
+LEASE = "ours"
 
 
 def sha(content: str) -> str:
@@ -52,11 +54,16 @@ def open_run(url: str, scratch: Path, names: list[str]) -> tuple[Ledger, Index, 
     """A run that has listed `names` and is about to commit."""
     run = new_run_id()
     ledger = Ledger(open_folder(url), model_id="m", rescore=False)
+    ledger.folder.write("_lock", json.dumps({"lease": LEASE}).encode())
     ledger.clean()
     index = Index(scratch / run)
     ledger.fill(index)
     index.admit(0, [(digest(name, name), V) for name in names])
     return ledger, index, run
+
+
+def commit(ledger: Ledger, index: Index, run: str) -> dict[str, Any]:
+    return Commit(ledger, index, run, LEASE).write({})
 
 
 def rows_of(url: str) -> dict[str, float]:
@@ -113,21 +120,23 @@ def test_a_commit_that_dies_at_any_step_is_finished_by_the_next_run(
         ledger.stage(run, block(*STAGED_ROWS[2:]))
         crash_at(ledger.folder, step, when)
         try:
-            Commit(ledger, index, run).write({})
+            commit(ledger, index, run)
             died = False
         except Crash:
             died = True
         ledger, index, run = open_run(url, tmp_path, list("abcd"))
         assert index.counts().new == 0, "committed or staged work would be done again"
-        Commit(ledger, index, run).write({})
+        commit(ledger, index, run)
         assert rows_of(url) == EXPECTED
         left = {item.name.partition("/")[0] for item in ledger.folder.list("")}
-        assert left == {"parts", "_runs"}, "nothing staged is left"
+        assert left == {"parts", "_runs", "_lock"}, "nothing staged is left"
         listed = {p["name"] for m in ledger.manifests() for p in m["parts"]} | {
             m["index"]["name"] for m in ledger.manifests()
         }
         manifests = {item.name for item in ledger.folder.list("_runs/") if item.name.endswith(".json")}
-        assert {item.name for item in ledger.folder.list("")} == listed | manifests, "nothing orphaned is left"
+        assert {item.name for item in ledger.folder.list("")} == listed | manifests | {"_lock"}, (
+            "nothing orphaned is left"
+        )
         if not died:
             break
     assert step == 4, "part, index, manifest, staged blocks: four changes"
@@ -137,7 +146,7 @@ def test_parts_without_a_manifest_are_not_read_and_are_removed(urls: Iterator[st
     url = next(urls)
     ledger, index, run = open_run(url, tmp_path, ["a"])
     ledger.stage(run, block(row("a", "1")))
-    Commit(ledger, index, run).write({})
+    commit(ledger, index, run)
     ledger.folder.write("parts/20200101T000000000000Z-dead00-00000.parquet", b"half a part")
     assert rows_of(url) == {"a": 1.0}
     assert ledger.clean() == 1
@@ -151,7 +160,7 @@ def test_an_input_staged_twice_is_one_row_and_the_later_run_wins(tmp_path: Path)
     ledger, index, second = open_run(url, tmp_path, [])
     index.admit(0, [(digest("a", "a"), digest("changed"))])
     ledger.stage(second, block(row("a", "5"), row("a", "5")))
-    Commit(ledger, index, second).write({})
+    commit(ledger, index, second)
     assert rows_of(url) == {"a": 5.0, "b": 2.0}
 
 
@@ -160,7 +169,7 @@ def test_a_join_gives_way_to_the_row_that_was_scored_for_the_same_input(tmp_path
     ledger, index, run = open_run(url, tmp_path, ["a"])
     ledger.stage(run, block(row("a", "1")))
     ledger.stage(run, block(row("a", "1", JOIN)))
-    Commit(ledger, index, run).write({})
+    commit(ledger, index, run)
     assert rows_of(url) == {"a": 1.0}
 
 
@@ -171,7 +180,7 @@ def test_a_duplicate_keeps_its_score_when_its_original_changes_before_the_run_is
     ledger, index, second = open_run(url, tmp_path, [])
     index.admit(0, [(digest("a", "a"), digest("changed"))])
     ledger.stage(second, block(row("a", "5")))
-    Commit(ledger, index, second).write({})
+    commit(ledger, index, second)
     assert rows_of(url) == {"a": 5.0, "b": 1.0}
 
 
@@ -180,7 +189,7 @@ def test_nothing_is_committed_while_an_input_has_no_row(tmp_path: Path) -> None:
     ledger, index, run = open_run(url, tmp_path, ["a", "b"])
     ledger.stage(run, block(row("a", "1")))
     with pytest.raises(IncompleteError, match="2 inputs but 1 rows"):
-        Commit(ledger, index, run).write({})
+        commit(ledger, index, run)
     with pytest.raises(ConfigError, match="no committed run"):
         read_scores(url)
     assert len(ledger.staged()) == 1
@@ -190,11 +199,11 @@ def test_duplicates_of_earlier_nights_take_their_score_from_there(tmp_path: Path
     url = str(tmp_path / "out")
     ledger, index, run = open_run(url, tmp_path, ["a"])
     ledger.stage(run, block(row("a", "7")))
-    Commit(ledger, index, run).write({})
+    commit(ledger, index, run)
     ledger, index, run = open_run(url, tmp_path, ["a", "z"])
     assert index.counts().new == 1
     ledger.stage(run, block(row("z", "7", JOIN)))
-    manifest = Commit(ledger, index, run).write({})
+    manifest = commit(ledger, index, run)
     assert manifest["statuses"] == {"ok": 1}
     assert rows_of(url) == {"a": 7.0, "z": 7.0}
 
@@ -203,12 +212,12 @@ def test_an_input_that_turned_out_the_same_gives_no_row_and_is_settled(tmp_path:
     url = str(tmp_path / "out")
     ledger, index, run = open_run(url, tmp_path, ["a"])
     ledger.stage(run, block(row("a", "7")))
-    Commit(ledger, index, run).write({})
+    commit(ledger, index, run)
     ledger, index, run = open_run(url, tmp_path, [])
     touched = digest("touched")
     assert index.admit(0, [(digest("a", "a"), touched)]) == [True]
     ledger.stage(run, block(row("a", "7", SAME, _version=touched)))
-    assert Commit(ledger, index, run).write({})["rows"] == 0
+    assert commit(ledger, index, run)["rows"] == 0
     assert read_scores(url, history=True).num_rows == 1
     _, index, _ = open_run(url, tmp_path, [])
     assert index.admit(0, [(digest("a", "a"), touched)]) == [False]
@@ -220,7 +229,7 @@ def test_a_changed_input_has_its_latest_row_and_a_history(tmp_path: Path) -> Non
         ledger, index, run = open_run(url, tmp_path, [])
         index.admit(0, [(digest("a", "a"), digest(version))])
         ledger.stage(run, block(row("a", content, _version=digest(version))))
-        Commit(ledger, index, run).write({})
+        commit(ledger, index, run)
     assert rows_of(url) == {"a": 2.0}
     assert read_scores(url, history=True)["logit"].to_pylist() == [1.0, 2.0]
 
@@ -229,7 +238,7 @@ def test_a_damaged_part_is_found_by_its_checksum(tmp_path: Path) -> None:
     url = str(tmp_path / "out")
     ledger, index, run = open_run(url, tmp_path, ["a"])
     ledger.stage(run, block(row("a", "1")))
-    manifest = Commit(ledger, index, run).write({})
+    manifest = commit(ledger, index, run)
     part = tmp_path / "out" / manifest["parts"][0]["name"]
     part.write_bytes(part.read_bytes()[:-1] + b"?")
     with pytest.raises(ConfigError, match="damaged"):
@@ -244,6 +253,102 @@ def test_staged_rows_of_another_model_are_neither_used_nor_lost(tmp_path: Path) 
     other.clean()
     assert other.staged() == []
     assert len(ledger.staged()) == 1
+
+
+def test_what_others_keep_in_the_folder_stays(urls: Iterator[str], tmp_path: Path) -> None:
+    url = next(urls)
+    folder = open_folder(url)
+    theirs = {
+        "parts/wheel.jpg",
+        "parts/sub/notes.txt",
+        "_runs/plan.json",
+        "_staging/m/draft.parquet",
+        "parts/.tmp-mine",
+    }
+    for name in theirs:
+        folder.write(name, b"{")
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    commit(ledger, index, run)
+    folder.write(f"parts/.tmp-{'0' * 32}", b"left by a process that died")
+    assert open_run(url, tmp_path, [])[1].counts().new == 0
+    assert {item.name for item in folder.list("")} > theirs
+    assert {item.name.partition("/")[0] for item in folder.list("")} == {"parts", "_runs", "_staging", "_lock"}
+    assert rows_of(url) == {"a": 1.0}
+    assert not [item.name for item in folder.list("parts/") if "0000" in item.name and ".tmp" in item.name]
+
+
+def test_a_duplicate_whose_original_was_lost_and_that_is_gone_now_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, index, first = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(first, block(row("b", "1", JOIN)))  # and the run dies before a is staged
+    ledger, index, second = open_run(url, tmp_path, ["c"])
+    ledger.stage(second, block(row("c", "2")))
+    commit(ledger, index, second)
+    assert rows_of(url) == {"c": 2.0}
+    assert ledger.staged() == []
+
+
+def test_what_a_forced_run_has_committed_is_not_undone_by_an_older_run_that_was_killed(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    ledger, _, killed = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(killed, block(row("a", "1", status="timeout", logit=None, _retry=True), row("b", "2")))
+    forced, run = Ledger(open_folder(url), model_id="m", rescore=True), new_run_id()
+    index = Index(tmp_path / run)
+    forced.fill(index)
+    assert index.admit(0, [(digest("a", "a"), V)]) == [True]
+    forced.stage(run, block(row("a", "5")))
+    commit(forced, index, run)
+    ledger, index, later = open_run(url, tmp_path, ["a", "b"])
+    assert index.counts()[:3] == (0, 1, 1)
+    assert commit(ledger, index, later)["rows"] == 1
+    assert rows_of(url) == {"a": 5.0, "b": 2.0}
+
+
+def test_a_forced_run_does_not_take_up_what_a_later_run_has_done(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    forced, killed = Ledger(open_folder(url), model_id="m", rescore=True), new_run_id()
+    forced.stage(killed, block(row("a", "1", status="timeout", logit=None, _retry=True)))
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "5")))
+    commit(ledger, index, run)
+    index = Index(tmp_path / "forced")
+    forced.fill(index)
+    assert index.admit(0, [(digest("a", "a"), V)]) == [True]
+
+
+def test_a_run_whose_output_another_has_taken_over_does_not_commit(urls: Iterator[str], tmp_path: Path) -> None:
+    url = next(urls)
+    ledger, index, run = open_run(url, tmp_path, ["a"])
+    ledger.stage(run, block(row("a", "1")))
+    ledger.folder.write("_lock", json.dumps({"lease": "theirs"}).encode())
+    with pytest.raises(ConfigError, match="another run has taken over"):
+        commit(ledger, index, run)
+    with pytest.raises(ConfigError, match="no committed run"):
+        read_scores(url)
+    assert len(ledger.staged()) == 1
+
+
+def test_a_run_sorts_behind_those_before_it_whatever_the_clock_says(tmp_path: Path) -> None:
+    url, ahead = str(tmp_path / "out"), "29990101T000000999999Z-abcdef"
+    ledger = Ledger(open_folder(url), model_id="m", rescore=False)
+    assert ledger.next_run() < ahead
+    ledger.folder.write("_lock", json.dumps({"lease": LEASE}).encode())
+    ledger.stage(ahead, block(row("a", "1")))
+    assert ledger.next_run().startswith("29990101T000001000000Z-")
+    index = Index(tmp_path / "i")
+    ledger.fill(index)
+    commit(ledger, index, ahead)
+    assert ledger.next_run().startswith("29990101T000001000000Z-")
+
+
+def test_a_row_that_takes_its_score_from_a_duplicate_has_its_own_time(tmp_path: Path) -> None:
+    url, now = str(tmp_path / "out"), datetime(2026, 1, 2, tzinfo=UTC)
+    ledger, index, run = open_run(url, tmp_path, ["a", "b"])
+    ledger.stage(run, block(row("a", "1"), row("b", "1", JOIN, scored_at=now)))
+    commit(ledger, index, run)
+    table = read_scores(url)
+    assert dict(zip(table["id"].to_pylist(), table["scored_at"].to_pylist(), strict=True))["b"] == now
 
 
 def test_a_file_is_read_from_disk_wherever_it_is_kept(urls: Iterator[str]) -> None:

@@ -19,6 +19,8 @@ from .test_cli import radet
 
 Write = Callable[..., str]
 
+RUN = [f"2026010{number}T000000000000Z-abcdef" for number in range(10)]
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
@@ -59,8 +61,8 @@ def write(tmp_path: Path) -> Write:
 
 def test_the_same_pictures_have_not_shifted(write: Write, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    write("a", "r1", rng.beta(2, 5, 900))
-    write("b", "r2", rng.beta(2, 5, 700), broken=7)
+    write("a", RUN[1], rng.beta(2, 5, 900))
+    write("b", RUN[2], rng.beta(2, 5, 700), broken=7)
     found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
     assert not found.notable
     assert found.rows == (900, 707)
@@ -71,7 +73,7 @@ def test_the_same_pictures_have_not_shifted(write: Write, tmp_path: Path) -> Non
 
 def test_other_pictures_have(write: Write) -> None:
     rng = np.random.default_rng(1)
-    monday, tuesday = write("a", "r1", rng.beta(2, 5, 900)), write("a", "r2", rng.beta(5, 2, 900))
+    monday, tuesday = write("a", RUN[1], rng.beta(2, 5, 900)), write("a", RUN[2], rng.beta(5, 2, 900))
     found = compare(monday, tuesday)
     assert found.notable
     assert found.rows == (900, 900)
@@ -84,19 +86,19 @@ def test_other_pictures_have(write: Write) -> None:
 
 def test_few_pictures_are_no_shift(write: Write) -> None:
     rng = np.random.default_rng(3)
-    one, two = write("a", "r1", rng.beta(2, 5, 8)), write("a", "r2", rng.beta(2, 5, 8))
+    one, two = write("a", RUN[1], rng.beta(2, 5, 8)), write("a", RUN[2], rng.beta(2, 5, 8))
     assert not compare(one, two).notable
 
 
 def test_scores_of_different_models_are_not_compared(write: Write, tmp_path: Path) -> None:
     p = np.random.default_rng(1).beta(2, 5, 50)
-    one, two = write("a", "r1", p), write("b", "r2", p, model="m2")
+    one, two = write("a", RUN[1], p), write("b", RUN[2], p, model="m2")
     with pytest.raises(ConfigError, match="no model in common"):
         compare(one, two)
-    write("b", "r3", p)
+    write("b", RUN[3], p)
     assert compare(one, str(tmp_path / "b")).model_id == "m1"
     with pytest.raises(ConfigError, match="no committed run"):
-        compare(str(tmp_path / "a" / "_runs" / "r9.json"), two)
+        compare(str(tmp_path / "a" / "_runs" / f"{RUN[9]}.json"), two)
 
 
 def test_a_night_is_compared_with_the_last_one_that_says_something(write: Write, tmp_path: Path) -> None:
@@ -106,14 +108,28 @@ def test_a_night_is_compared_with_the_last_one_that_says_something(write: Write,
     def night(run: str, p: np.ndarray, model: str = "m1") -> Nights | None:
         return compare_nights(out, json.loads(Path(write("a", run, p, model=model)).read_text()))
 
-    assert night("r1", rng.beta(2, 5, 300)) is None, "there is none before"
-    assert night("r2", rng.beta(5, 2, 20)) is None, "too few to say anything"
-    steady = night("r3", rng.beta(2, 5, 300))
+    assert night(RUN[1], rng.beta(2, 5, 300)) is None, "there is none before"
+    assert night(RUN[2], rng.beta(5, 2, 20)) is None, "too few to say anything"
+    steady = night(RUN[3], rng.beta(2, 5, 300))
     assert steady is not None
-    assert (steady.earlier, steady.later) == ("r1", "r3")
+    assert (steady.earlier, steady.later) == (RUN[1], RUN[3])
     assert steady.comparison.rows == (300, 300)
     assert not steady.comparison.notable
-    assert night("r4", rng.beta(2, 5, 300), model="m2") is None, "another model's scores are no yardstick"
-    shifted = night("r5", rng.beta(5, 2, 300))
+    assert night(RUN[4], rng.beta(2, 5, 300), model="m2") is None, "another model's scores are no yardstick"
+    shifted = night(RUN[5], rng.beta(5, 2, 300))
     assert shifted is not None
-    assert (shifted.earlier, shifted.comparison.notable) == ("r3", True)
+    assert (shifted.earlier, shifted.comparison.notable) == (RUN[3], True)
+
+
+def test_an_output_without_rows_is_no_trace(write: Write, tmp_path: Path) -> None:
+    for out in "ab":
+        write(out, RUN[1], np.empty(0))
+    with pytest.raises(ConfigError, match="no model in common"):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_a_part_that_was_deleted_is_named(write: Write, tmp_path: Path) -> None:
+    write("a", RUN[1], np.array([0.5]))
+    (tmp_path / "a" / "parts" / f"{RUN[1]}-00000.parquet").unlink()
+    with pytest.raises(ConfigError, match=rf"a/parts/{RUN[1]}-00000.parquet is gone"):
+        compare(str(tmp_path / "a"), str(tmp_path / "a"))

@@ -30,7 +30,8 @@ def test_only_another_version_of_a_committed_input_is_admitted(tmp_path: Path) -
 def test_transient_failures_are_tried_again_and_permanent_ones_are_not(tmp_path: Path) -> None:
     index = Index(tmp_path / "i")
     index.add_committed([known(A, None, None, retry=True), known(B, None, None), known(C, V1, None, retry=True)])
-    assert index.admit(0, [(A, None), (B, None), (C, V1)]) == [True, False, True]
+    assert index.admit(0, [(A, None), (B, None), (C, V1), (digest("new"), V1)]) == [True, False, True, True]
+    assert (index.counts().new, index.counts().again) == (3, 2)
 
 
 def test_a_later_run_overrides_an_earlier_one(tmp_path: Path) -> None:
@@ -62,8 +63,8 @@ def test_content_of_an_earlier_run_is_joined(tmp_path: Path) -> None:
 
 def test_staged_inputs_are_done_and_a_join_without_its_content_is_not(tmp_path: Path) -> None:
     index = Index(tmp_path / "i")
-    index.add_staged([(known(A, V1, SHA1), SCORED)])
-    index.add_staged([(known(B, V1, SHA1), JOIN), (known(C, V1, SHA2), JOIN)])
+    index.add_staged("r1", [(known(A, V1, SHA1), SCORED)])
+    index.add_staged("r1", [(known(B, V1, SHA1), JOIN), (known(C, V1, SHA2), JOIN)])
     assert index.admit(0, [(A, V1), (B, V1), (C, V1)]) == [False, False, True]
     assert index.counts() == Counts(new=1, unchanged=0, resumed=2, repeated=0)
     assert index.expected == 3
@@ -72,7 +73,7 @@ def test_staged_inputs_are_done_and_a_join_without_its_content_is_not(tmp_path: 
 
 def test_a_staged_input_that_changed_is_done_again_and_counted_once(tmp_path: Path) -> None:
     index = Index(tmp_path / "i")
-    index.add_staged([(known(A, V1), SCORED), (known(A, V1), SCORED)])
+    index.add_staged("r1", [(known(A, V1), SCORED), (known(A, V1), SCORED)])
     assert index.expected == 1
     assert index.admit(0, [(A, V2)]) == [True]
     assert index.expected == 1
@@ -80,7 +81,7 @@ def test_a_staged_input_that_changed_is_done_again_and_counted_once(tmp_path: Pa
 
 def test_the_limit_counts_what_an_interrupted_run_has_staged(tmp_path: Path) -> None:
     index = Index(tmp_path / "i", limit=2)
-    index.add_staged([(known(A, V1), SCORED)])
+    index.add_staged("r1", [(known(A, V1), SCORED)])
     assert index.admit(0, [(A, V1), (B, V1), (C, V1)]) == [False, True, False]
     assert index.limit_reached
 

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.s3
 from pipelines.items import is_image_name, resolve
 from pipelines.listing import walk
 from radet.errors import ConfigError
+
+from .conftest import S3Server
 
 
 def uris(root: str) -> set[str]:
@@ -53,6 +56,26 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
         str(tmp_path / "a.jpg")
     }
     assert len(list(walk(str(tmp_path)))) == 2
+
+
+def test_the_output_of_a_run_is_no_part_of_what_it_reads(tmp_path: Path) -> None:
+    for name in ("a.jpg", "out/parts/x.parquet", "out/_lock", "out2/b.jpg", "deep/out/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    kept = {str(tmp_path / name) for name in ("a.jpg", "out2/b.jpg", "deep/out/c.jpg", "link")}
+    for out in ("out", "out/", "link", "deep/../out"):
+        assert {entry.uri for entry in walk(str(tmp_path), but=f"{tmp_path}/{out}")} == kept
+    assert len(list(walk(str(tmp_path), but=str(tmp_path / "none")))) == 6
+
+
+@pytest.mark.s3
+def test_the_output_of_a_run_below_the_same_prefix_neither(s3: S3Server) -> None:
+    url = s3.url(f"listing-{os.getpid()}")
+    for name in ("a.jpg", "out/parts/x.parquet", "out2/b.jpg"):
+        pipelines.s3.put(f"{url}/{name}", b"x")
+    for out in ("out", "out/"):
+        assert {entry.uri for entry in walk(url, but=f"{url}/{out}")} == {f"{url}/a.jpg", f"{url}/out2/b.jpg"}
 
 
 def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_training_on_two_nodes_loses_one_and_finishes(
     base = s3.url(f"train-storm-{os.getpid()}-{workers.replace(':', '-')}")
     places = {
         name: upload(write_tree(tmp_path / name, photographs, count, seed=seed), f"{base}/{name}")
-        for name, count, seed in (("train", 64, 0), ("val", 24, 1))
+        for name, count, seed in (("train", 64, 0), ("val", 40, 1))
     }
     recipe = replace(tiny_recipe(write_encoder(tmp_path / "encoder")), epochs=epochs)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(recipe)))))
