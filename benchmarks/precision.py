@@ -25,7 +25,7 @@ from pipelines.weights import find_encoders
 from radet import Detector
 from radet.compiled import compiled
 from radet.config import Precision
-from radet.detector import Evidence
+from radet.evidence import Evidence
 from radet.fit import read_crops
 from radet.metrics import auroc
 from radet.selftest import drift_floor

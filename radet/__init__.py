@@ -13,7 +13,8 @@ from radet.errors import ConfigError, FetchError, ImageError, ModelError, RadetE
 from radet.score import Score
 
 if TYPE_CHECKING:
-    from radet.detector import Detector, Evidence
+    from radet.detector import Detector
+    from radet.evidence import Evidence
 
 __all__ = [
     "ConfigError",

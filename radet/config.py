@@ -6,12 +6,15 @@ A checkpoint is a folder: `config.json` (everything needed to score), `model.saf
 
 import hashlib
 import json
+import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from radet.crop import CropPolicy
-from radet.errors import ModelError
+from radet.errors import ConfigError, ModelError
+from radet.packed import packed_sha256, read_packed
 from radet.thresholds import ThresholdConfig, VerdictConfig
 from radet.typed import from_dict
 
@@ -26,6 +29,11 @@ BranchName = Literal["semantic", "discrepancy", "lowlevel"]
 
 #: Shares at which a checkpoint keeps quantiles.
 QUANTILES = tuple(step / 20 for step in range(21))
+
+#: Real pictures that a detector with heads is fitted on, at least: three for the covariance of each half (radet.fit).
+LEAST_REFERENCE = 6
+
+_WIDEST = 1 << 16  # a config that asks for more is a slip, and a machine would be out of memory
 
 _BUNDLED = Path(__file__).parent / "weights"
 
@@ -59,8 +67,8 @@ class EncoderConfig:
         # A checkpoint may come from anywhere: it names its own files or an absolute path, never its neighbours' files.
         if ".." in Path(self.weights).parts:
             raise ModelError("config_invalid", f"encoder.weights must not contain '..': {self.weights!r}")
-        if self.dim < 2 or min(self.std) <= 0:
-            raise ModelError("config_invalid", "encoder: dim must be >= 2 and every std > 0")
+        if not 2 <= self.dim <= _WIDEST or not min(self.std) > 0:
+            raise ModelError("config_invalid", f"encoder: dim must be from 2 to {_WIDEST} and every std > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +94,21 @@ class ProbeConfig:
     width: int = 48
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.blur_sigma <= 0 or self.draws < 1 or self.seed < 0:
-            raise ModelError("config_invalid", "probe: sigma and blur_sigma must be > 0, draws >= 1, seed >= 0")
-        if self.blur_size < 3 or self.blur_size % 2 == 0:
-            raise ModelError("config_invalid", f"probe.blur_size must be odd and >= 3, not {self.blur_size}")
-        if not 0 < self.eps <= 1 or self.width < 8 or self.width % 8:
-            raise ModelError("config_invalid", "probe: eps must be in (0, 1] and width a multiple of 8")
+        if not 0 < self.sigma < math.inf or not 0 < self.blur_sigma < math.inf:
+            raise ModelError("config_invalid", "probe: sigma and blur_sigma must be > 0")
+        if not 1 <= self.draws <= 256 or not 0 <= self.seed < 1 << 63:
+            raise ModelError("config_invalid", "probe: draws must be from 1 to 256, seed >= 0 and below 2^63")
+        if not 3 <= self.blur_size <= 255 or self.blur_size % 2 == 0:
+            raise ModelError("config_invalid", f"probe.blur_size must be odd and from 3 to 255, not {self.blur_size}")
+        if not 0 < self.eps <= 1 or not 8 <= self.width <= 1024 or self.width % 8:
+            raise ModelError("config_invalid", "probe: eps must be in (0, 1] and width a multiple of 8 up to 1024")
+
+    def require_size(self, size: int) -> None:
+        """Raises ModelError where pictures of `size` pixels cannot be perturbed."""
+        if self.kind == "drp" and size % 16:
+            raise ModelError("config_invalid", f"crop.size must be a multiple of 16 with the probe drp, not {size}")
+        if self.kind in {"blur", "minder"} and size < self.blur_size:  # borders are mirrored
+            raise ModelError("config_invalid", f"crop.size must be probe.blur_size at least, not {size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +131,9 @@ class ReferenceConfig:
     source: str
 
     def __post_init__(self) -> None:
-        if self.log_drift_std <= 0 or self.median_drift <= 0:
+        if not math.isfinite(self.log_drift_mean):
+            raise ModelError("config_invalid", "reference.log_drift_mean must be a finite number")
+        if not 0 < self.log_drift_std < math.inf or not 0 < self.median_drift < math.inf:
             raise ModelError("config_invalid", "reference: log_drift_std and median_drift must be > 0")
         _check_quantiles("reference.quantiles", self.quantiles)
 
@@ -175,10 +194,14 @@ class HeadsConfig:
             raise ModelError("config_invalid", "heads.branches must name one branch at least, and none twice")
         if len(self.layers) != len(self.token_dims):
             raise ModelError("config_invalid", "heads: layers and token_dims must be as many")
-        if self.hidden < 1 or self.lowlevel_width < 8 or self.lowlevel_width % 8 or not 0 <= self.dropout < 1:
-            raise ModelError(
-                "config_invalid", "heads: hidden must be >= 1, lowlevel_width a multiple of 8, dropout in [0, 1)"
-            )
+        if len(set(self.layers)) != len(self.layers) or min(self.layers, default=0) < 0:
+            raise ModelError("config_invalid", "heads.layers must be >= 0, and none twice")
+        if not all(1 <= width <= _WIDEST for width in (self.hidden, *self.token_dims)):
+            raise ModelError("config_invalid", f"heads: hidden and token_dims must be from 1 to {_WIDEST}")
+        if not 0 <= self.scalars <= _WIDEST or not 0 <= self.dropout < 1:
+            raise ModelError("config_invalid", f"heads: scalars must be from 0 to {_WIDEST}, dropout in [0, 1)")
+        if not 8 <= self.lowlevel_width <= 1024 or self.lowlevel_width % 8:
+            raise ModelError("config_invalid", "heads.lowlevel_width must be a multiple of 8 up to 1024")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +225,7 @@ class CalibrationConfig:
     generated: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.scale <= 0:
+        if not 0 < self.scale < math.inf:
             raise ModelError("config_invalid", "calibration.scale must be > 0: a higher logit means generated")
         _check_quantiles("calibration.real", self.real)
         _check_quantiles("calibration.generated", self.generated)
@@ -234,6 +257,7 @@ class DetectorConfig:
             raise ModelError("config_invalid", "calibration and verdict go together: give both, or neither")
         if self.probe.kind == "drp" and self.heads is None:
             raise ModelError("config_invalid", "a learned probe needs heads: without them nothing reads its drift")
+        self.probe.require_size(self.crop.size)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -250,7 +274,7 @@ class DetectorConfig:
             data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except FileNotFoundError:
             raise ModelError("weights_missing", f"{folder} is no checkpoint: it has no config.json") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError("config_invalid", f"{file} cannot be read as JSON: {error}") from None
         return cls.parse(data, str(file))
 
@@ -285,8 +309,9 @@ def resolve(name_or_path: str | Path) -> Path:
     if name.startswith("hf://"):
         return _download(name.removeprefix("hf://"))
     folder = Path(name)
-    if (folder / "config.json").is_file():
-        return folder
+    with suppress(OSError):  # a name that is too long for a file's
+        if (folder / "config.json").is_file():
+            return folder
     if name in bundled():
         return _BUNDLED / name
     raise ModelError(
@@ -298,22 +323,25 @@ def resolve(name_or_path: str | Path) -> Path:
 def model_id(folder: Path, *, precision: Precision | None = None) -> str:
     """16 hex digits that change whenever a score of this checkpoint could: its config, its tensors, its encoder.
 
+    A detector that was loaded from there has the same, but for an encoder whose rounding broke a tie otherwise on its
+    machine (radet.encoders.load_encoder): save_pretrained makes a checkpoint of that one.
     `precision` stands for the one in the config, as in Detector.from_pretrained.
-    Raises ModelError("config_invalid" | "weights_missing").
+    Raises ModelError ("config_invalid", "weights_missing", "weights_mismatch"), ConfigError for no such precision.
     """
-    config = DetectorConfig.read(folder)
-    if precision is not None:
-        config = replace(config, precision=precision)
-    try:
-        with (folder / "model.safetensors").open("rb") as file:
-            tensors = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise ModelError("weights_missing", f"{folder} has no model.safetensors") from None
-    return identify(config, tensors)
+    return identify(in_precision(DetectorConfig.read(folder), precision), packed_sha256(read_packed(folder), folder))
+
+
+def in_precision(config: DetectorConfig, precision: Precision | None) -> DetectorConfig:
+    """The same in another precision, if any is given. Raises ConfigError for one that there is not."""
+    if precision is None:
+        return config
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be {' or '.join(get_args(Precision))}, not {precision!r}")
+    return replace(config, precision=precision)
 
 
 def identify(config: DetectorConfig, tensors_sha256: str) -> str:
-    """The model id of a config and the hash of its model.safetensors.
+    """The model id of a config and the hash of its model.safetensors (radet.packed).
 
     Words, and the place where the encoder's file lies (its own hash says what it is), change no score and no id.
     """

@@ -7,11 +7,12 @@
 B batch, H W pixels, C=3 channels, D embedding width, V views (clean first)
 """
 
-import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,43 +26,18 @@ from torch import Tensor, nn
 from radet.attribution import name_families
 from radet.branches import Heads, Seen
 from radet.calibration import probability, verdicts
-from radet.config import DetectorConfig, Precision, identify, resolve
+from radet.config import DetectorConfig, Precision, identify, in_precision, resolve
 from radet.discrepancy import Drift, FrozenGaussian, log_drift, measure_drift
 from radet.encoders import FrozenEncoder, Look, load_encoder, local_path
 from radet.errors import ConfigError, ModelError
+from radet.evidence import Evidence
+from radet.packed import FILE, packed_sha256, read_packed
 from radet.probes import LearnedProbe, build_probe
 from radet.rows import ImageLike, read_row
-from radet.score import Score, Verdict
-
-Floats = NDArray[np.float32]
+from radet.score import Score
 
 #: How many crops pass together on a GPU: as many as a run hands over (pipelines.plan). 64 are a tenth slower.
 CUDA_BATCH = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What the detector found in B crops: the fields of a Score, float32 [B]; None where it does not look for that."""
-
-    logit: Floats | None = None
-    p_generated: Floats | None = None
-    verdict: Sequence[Verdict] | None = None
-    drift_cosine: Floats | None = None
-    drift_l2: Floats | None = None
-    drift_mahalanobis: Floats | None = None
-    logit_semantic: Floats | None = None
-    logit_discrepancy: Floats | None = None
-    logit_lowlevel: Floats | None = None
-    generator: Sequence[str | None] | None = None
-
-    def row(self, index: int) -> dict[str, float | str | None]:
-        """The evidence on one crop, by field name, as Python numbers."""
-        found: dict[str, float | str | None] = {}
-        for field in fields(self):
-            values = getattr(self, field.name)
-            value = None if values is None else values[index]
-            found[field.name] = float(value) if isinstance(value, np.floating) else value
-        return found
 
 
 class Outcome(NamedTuple):
@@ -78,7 +54,7 @@ class Detector(nn.Module):
     """A checkpoint, ready to score. `config` says what it is, `model_id` identifies it (radet.config.model_id).
 
     A picture's score never depends on its neighbours. On a CPU pictures pass through the encoder one by one, which is
-    bit-exact (BLAS blocks differ with the batch); on CUDA in batches.
+    bit-exact (BLAS blocks differ with the batch); on CUDA in batches. Thread-safe: threads take turns at every pass.
     """
 
     def __init__(
@@ -100,6 +76,8 @@ class Detector(nn.Module):
         self.heads = None if config.heads is None else Heads(config.heads, encoder.dim)
         self.folder = folder
         self.layers = () if config.heads is None else config.heads.layers
+        if max(self.layers, default=0) >= len(encoder.blocks):
+            raise ModelError("config_invalid", f"heads.layers: the encoder has blocks 0 to {len(encoder.blocks) - 1}")
         self._identified: tuple[DetectorConfig, list[Any], list[Tensor], str] | None = None
         self.train(False)
 
@@ -109,7 +87,7 @@ class Detector(nn.Module):
         tensors = list(self.own_tensors().values())  # held below: nothing else can come to lie where they are
         state = [None if tensor.is_inference() else (tensor.data_ptr(), tensor._version) for tensor in tensors]
         if self._identified is None or None in state or self._identified[:2] != (self.config, state):
-            found = identify(self.config, hashlib.sha256(self._packed()).hexdigest())
+            found = identify(self.config, packed_sha256(self._packed(), self.config.name))
             self._identified = self.config, state, tensors, found
         return self._identified[-1]
 
@@ -120,18 +98,20 @@ class Detector(nn.Module):
         """Load a checkpoint: a folder, `hf://org/name` or a bundled name.
 
         `device` is "cpu", "cuda" or "cuda:N"; `precision` replaces the checkpoint's and makes another model id.
-        Raises ModelError (weights_missing, weights_mismatch, config_invalid), or ConfigError for a device not there.
+        Raises ModelError (weights_missing, weights_mismatch, config_invalid), or ConfigError for a device not there or
+        a precision that there is not.
         """
         device = _usable_device(device)
         folder = resolve(name_or_path)
-        config = DetectorConfig.read(folder)
-        if precision is not None:
-            config = replace(config, precision=precision)
+        config = in_precision(DetectorConfig.read(folder), precision)
         encoder = load_encoder(config.encoder, folder, precision=config.precision)
         same = encoder.sha256 == config.encoder.sha256
         config = replace(config, encoder=replace(config.encoder, sha256=encoder.sha256))
         detector = cls(config, encoder, None, folder)
-        detector.restore(config, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+        try:
+            detector.restore(config, load(read_packed(folder)), folder / FILE)
+        except safetensors.SafetensorError as error:
+            raise ModelError("weights_mismatch", f"{folder / FILE} is no readable safetensors file: {error}") from None
         if not same:
             from radet.selftest import require_golden  # noqa: PLC0415 - it imports this module
 
@@ -142,12 +122,13 @@ class Detector(nn.Module):
         """Write config.json and model.safetensors; copy encoder weights only where they lie in the checkpoint."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.safetensors").write_bytes(self._packed())
+        (folder / FILE).write_bytes(self._packed())
         (folder / "config.json").write_text(self.config.to_json(), encoding="utf-8")
         weights = local_path(self.config.encoder.weights, self.folder)
         target = folder / self.config.encoder.weights
         if weights is None or weights.resolve() == target.resolve():
             return
+        target.parent.mkdir(parents=True, exist_ok=True)
         if weights.is_dir():
             shutil.copytree(weights, target, dirs_exist_ok=True)
         else:
@@ -213,7 +194,7 @@ class Detector(nn.Module):
 
         Raises ConfigError for another shape or type, ModelError("numeric_selftest_failed") for a number not finite.
         """
-        with torch.inference_mode():
+        with self.scoring():
             outcomes = [self(x_BCHW) for x_BCHW in self.pixels(crops_BHWC)]
         parts = [self._columns(outcome) for outcome in outcomes]
         columns = {
@@ -232,23 +213,37 @@ class Detector(nn.Module):
             generator = [None if word == "real" else name for word, name in zip(said, generator, strict=True)]
         return Evidence(**columns, verdict=said, generator=generator)
 
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Whatever the caller has set: no gradient, no dropout (it stays in eval mode), no autocast but its own."""
+        if self.training:
+            self.eval()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            yield
+
     def score(
-        self, images: Sequence[ImageLike], *, ids: Sequence[str] | None = None, batch_size: int = 32
+        self, images: Iterable[ImageLike], *, ids: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[Score]:
         """One Score a picture, in order; what is wrong with a picture is its `status`, never an exception.
 
         `ids` defaults to the uris: the path, or "#<position>" for bytes and opened pictures. `batch_size` bounds how
-        many crops are in memory. Raises ConfigError if `ids` has another length than `images`.
+        many pictures are in memory, of a generator too, unless it comes with `ids`. Raises ConfigError if `ids` has
+        another length than `images`, and for what is no picture.
         """
-        if ids is not None and len(ids) != len(images):
-            raise ConfigError(f"{len(images)} images and {len(ids)} ids: give one id for each image")
+        if isinstance(images, str | bytes) or not isinstance(images, Iterable):
+            raise ConfigError(
+                f"score takes pictures, one as a list too: score([picture]), not a {type(images).__name__}"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, not {batch_size}")
+        if ids is not None:
+            images = list(images)
+            if len(ids) != len(images):
+                raise ConfigError(f"{len(images)} images and {len(ids)} ids: give one id for each image")
         scores: list[Score] = []
-        model_id = self.model_id
-        for start in range(0, len(images), batch_size):
-            rows = [
-                read_row(image, position, self.config.crop)
-                for position, image in enumerate(images[start : start + batch_size], start)
-            ]
+        model_id, numbered = self.model_id, enumerate(images)
+        while part := list(islice(numbered, batch_size)):
+            rows = [read_row(image, position, self.config.crop) for position, image in part]
             crops = [row.crop for row in rows if row.crop is not None]
             evidence = self.evidence(np.stack(crops)) if crops else None
             now, seen = datetime.now(UTC), 0
@@ -269,23 +264,25 @@ class Detector(nn.Module):
 
         Raises ModelError("weights_mismatch") that names `source`.
         """
-        found = {key.removeprefix("covariance."): value for key, value in tensors.items()}
-        covariance = {key: found[key] for key in FrozenGaussian.NAMES if f"covariance.{key}" in tensors}
-        dim, leading = config.encoder.dim, len(covariance.get("values_K", ()))
-        shapes = {"mean_D": (dim,), "vectors_DK": (dim, leading), "values_K": (leading,), "tail": ()}
-        wanted = shapes if config.reference is not None else {}
-        self.covariance = None
+        self.covariance = covariance = None
         own = self.own_tensors()
-        rest = {key: value for key, value in tensors.items() if not key.startswith("covariance.")}
-        if {key: tuple(value.shape) for key, value in covariance.items()} != wanted or (
-            {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in rest.items()}
-        ):
-            raise ModelError("weights_mismatch", f"{source} does not hold the tensors that its config.json calls for")
+        wanted: dict[str, tuple[Any, tuple[int, ...]]] = {key: (value.dtype, value.shape) for key, value in own.items()}
+        if config.reference is not None:
+            dim, leading = config.encoder.dim, tensors.get("covariance.values_K", torch.empty(0)).numel()
+            shapes = zip(FrozenGaussian.NAMES, ((dim,), (dim, leading), (leading,), ()), strict=True)
+            wanted |= {f"covariance.{key}": (torch.float32, shape) for key, shape in shapes}
+        if {key: (value.dtype, value.shape) for key, value in tensors.items()} != wanted:
+            raise ModelError(
+                "weights_mismatch", f"{source} does not hold the tensors that its config.json wants, in fp32"
+            )
+        if config.reference is not None:
+            covariance = FrozenGaussian(*(tensors[f"covariance.{key}"] for key in FrozenGaussian.NAMES))
+            if not covariance.positive:
+                raise ModelError("weights_mismatch", f"{source}: its covariance is none, values_K and tail must be > 0")
         with torch.no_grad():
             for key, value in own.items():
-                value.copy_(rest[key])
-        if covariance:
-            self.covariance = FrozenGaussian(**covariance).to(self.device)
+                value.copy_(tensors[key])
+        self.covariance = None if covariance is None else covariance.to(self.device)
         self.config = config
 
     @property
@@ -376,18 +373,12 @@ def to_pixels(crops_BHWC: Tensor) -> Tensor:
 
 
 def _usable_device(device: str | torch.device) -> torch.device:
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch finds no CUDA device here; use device cpu")
-    if device.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"device {device}: radet runs on cpu and cuda (drifts need fp64)")
-    return device
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load(file.read_bytes())
-    except FileNotFoundError:
-        raise ModelError("weights_missing", f"{file} does not exist") from None
-    except safetensors.SafetensorError as error:
-        raise ModelError("weights_mismatch", f"{file} is no readable safetensors file: {error}") from None
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device {device!r}: there are cpu, cuda and cuda:N") from None
+    if found.type == "cuda" and not (torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()):
+        raise ConfigError(f"device {found}: torch finds no such CUDA device here; use device cpu")
+    if found.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device {found}: radet runs on cpu and cuda (drifts need fp64)")
+    return found

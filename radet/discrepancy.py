@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radet.encoders import Look
+from radet.errors import ConfigError
 from radet.probes import Group
 
 _LEADING = 64
@@ -93,7 +94,8 @@ class FrozenGaussian(nn.Module):
 
     @classmethod
     def fit(cls, delta_ND: NDArray[np.float64], leading: int = _LEADING) -> "FrozenGaussian":
-        """Fit on the drifts of N >= 2 real pictures. `leading` eigenpairs are kept, at most D - 1."""
+        """Fit on the drifts of N >= 3 real pictures: of two the estimate is singular. `leading` eigenpairs are kept, at
+        most D - 1. Raises ConfigError where all drift alike."""
         values_D, vectors_DD = np.linalg.eigh(ledoit_wolf(delta_ND))
         keep = min(leading, len(values_D) - 1)
         vectors_DK, values_K = vectors_DD[:, ::-1][:, :keep], values_D[::-1][:keep]
@@ -101,7 +103,15 @@ class FrozenGaussian(nn.Module):
         vectors_DK = vectors_DK * np.sign(vectors_DK[np.abs(vectors_DK).argmax(0), np.arange(keep)])
         tail = values_D[: len(values_D) - keep].mean()
         arrays = (delta_ND.mean(0), vectors_DK, values_K, tail)
-        return cls(*(torch.from_numpy(np.array(array, dtype=np.float32, order="C")) for array in arrays))
+        found = cls(*(torch.from_numpy(np.array(array, dtype=np.float32, order="C")) for array in arrays))
+        if not found.positive:
+            raise ConfigError("the real pictures all drift alike, as copies of one do: give different ones")
+        return found
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is a covariance at all."""
+        return bool((self.values_K > 0).all() and self.tail > 0)
 
     def mahalanobis(self, delta_BD: Tensor) -> Tensor:
         """m2 of each drift, >= 0, unit-free, in the dtype of `delta_BD`."""

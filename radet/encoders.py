@@ -26,7 +26,7 @@ from radet.errors import ConfigError, ModelError
 from radet.lean_import import without_compiler
 from radet.onednn import fold_norms, replace_linears
 from radet.patch_conv import replace_patch_convs
-from radet.tensors import round_int8, steady_convolutions, tensor_sha256
+from radet.tensors import one_at_a_time, round_int8, steady_convolutions, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
 
@@ -104,23 +104,14 @@ class FrozenEncoder(nn.Module):
         """`embed`, and the tokens of the blocks numbered `layers` (from 0), which the pass computes anyway.
 
         A transformer block's token is its class token and the mean of its patch tokens (the latter alone where there is
-        no class token); a convolutional block's is mean and standard deviation of each channel over the picture. Not
-        for two threads at once.
+        no class token); a convolutional block's is mean and standard deviation of each channel over the picture.
         """
         taken: dict[int, Tensor] = {}
 
-        def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                taken[layer] = self._token(output)
+        def keep(layer: int, output: Any) -> None:
+            taken[layer] = self._token(output)
 
-            return hook
-
-        hooks = [self.blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
-        try:
-            z_BD = self.embed(x_BCHW)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        z_BD = self._watched(x_BCHW, layers, keep)
         return Look(z_BD, tuple(taken[layer] for layer in layers))
 
     def patches(self, x_BCHW: Tensor) -> Tensor:
@@ -128,20 +119,29 @@ class FrozenEncoder(nn.Module):
         (without class and register tokens, which come first), a convolutional tower's channels."""
         taken: list[Tensor] = []
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def keep(_: int, output: Any) -> None:
             taken.append(output[0] if isinstance(output, tuple) else output)
 
-        handle = self.blocks[-1].register_forward_hook(hook)
-        try:
-            self.embed(x_BCHW)
-        finally:
-            handle.remove()
+        self._watched(x_BCHW, (len(self.blocks) - 1,), keep)
         (output,) = taken
         if output.ndim == 4:
             return output.permute(0, 2, 3, 1).float()
         patches_BND = _patch_tokens(output)
         side = math.isqrt(patches_BND.shape[1])
         return patches_BND.unflatten(1, (side, side)).float()  # type: ignore[no-untyped-call, no-any-return]
+
+    def _watched(self, x_BCHW: Tensor, layers: tuple[int, ...], keep: Callable[[int, Any], None]) -> Tensor:
+        """`embed`, with each of these blocks' numbers and outputs told to `keep`."""
+        with one_at_a_time:  # or these hooks would see what other threads pass through the tower
+            hooks = [
+                self.blocks[layer].register_forward_hook(lambda _module, _inputs, output, at=layer: keep(at, output))
+                for layer in layers
+            ]
+            try:
+                return self.embed(x_BCHW)
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def token_dims(self, layers: tuple[int, ...], size: int) -> tuple[int, ...]:
         """Width of each layer's token, for pictures of `size` pixels. Raises ConfigError for a layer not there."""
@@ -204,11 +204,15 @@ def describe(
 ) -> EncoderConfig:
     """The config of an encoder for a new checkpoint: loads it once to measure `sha256` and `dim`.
 
-    `size` is the side, in pixels, of the pictures it will see. Raises ModelError as `load_encoder` does.
+    `size` is the side, in pixels, of the pictures it will see. Raises ModelError as `load_encoder` does, and
+    ConfigError for a size that it cannot see.
     """
     built = _build(family, name, weights, rounding, folder)
-    with torch.inference_mode():
-        dim = built.readout(built.tower.eval()(torch.zeros(1, 3, size, size))).shape[-1]
+    try:
+        with torch.inference_mode():
+            dim = built.readout(built.tower.eval()(torch.zeros(1, 3, size, size))).shape[-1]
+    except (RuntimeError, ValueError, AssertionError) as error:  # a transformer's positions are those of one size
+        raise ConfigError(f"crop.size {size} is none that {name} can see: {_first_line(error)}") from error
     sha256 = tensor_sha256(built.tower.state_dict())
     return EncoderConfig(
         family=family, name=name, weights=weights, rounding=rounding, sha256=sha256, mean=mean, std=std, dim=dim
@@ -365,13 +369,18 @@ def _hub_reference(weights: str, family: str) -> str:
 
 @contextmanager
 def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
-    """Of the libraries: an OSError is a file or a download that failed, a RuntimeError a tensor that does not fit."""
+    """Of the libraries: an OSError is a file or a download that failed, a RuntimeError a tensor that does not fit, what
+    else they raise is about a model's own config."""
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - each of them has imported it
+
     try:
         yield
     except OSError as error:
         raise ModelError("weights_missing", f"{weights!r} cannot be loaded: {_first_line(error)}{mend}") from error
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError("weights_mismatch", f"{weights!r} does not fit the encoder: {_first_line(error)}") from error
+    except (ValueError, StrictDataclassError) as error:
+        raise ModelError("config_invalid", f"{weights!r} has no model's config.json: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from radet.analysis import EMBEDDING, Analysis, LayerRow, SweepRow
-from radet.separation import ALL, Separation
+from radet.separation import ALL, LEAST, Separation
 from radet.shift_bound import RANGE
 
 Row = dict[str, Any]
@@ -15,6 +15,7 @@ _NAMES = {
     "gaussian": "gaussian noise",
     "blur": "blurring against sharpening",
     "minder": "the smaller of noise and blur",
+    "haar": "removing the finest details",
 }
 _ECHO = 0.02  # AUROC: a control this near to the learned probe's explains it
 
@@ -90,7 +91,7 @@ def _generators(analysis: Analysis) -> Iterator[str]:
         f"{len(by_sign['real'])} less, and for {len(by_sign['undecided'])} these pictures are too few to tell."
     )
     if by_sign["real"]:
-        names = ", ".join(f"{f.source} ({_auroc(f)})" for f in by_sign["real"])
+        names = ", ".join(f"{f.source or '(unnamed)'} ({_auroc(f)})" for f in by_sign["real"])
         yield f"The sign is inverted for {names}: a large drift speaks against generation there."
 
 
@@ -155,6 +156,9 @@ def _controls(analysis: Analysis) -> Iterator[str]:
         f"perturbation {drift['swapped']:.2f}; the norm of the perturbation alone, without any encoder, has "
         f"{drift['norm']:.2f}."
     )
+    if min(analysis.real, analysis.generated) < LEAST:
+        yield "These pictures are too few to tell what explains it."
+        return
     lead = abs(drift["learned"] - 0.5)
     if lead < _ECHO:
         yield "There is nothing in this drift that a control could take away."

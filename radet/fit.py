@@ -19,10 +19,17 @@ import torch
 from torch import Tensor
 
 from radet.branches import Statistics
-from radet.config import DetectorConfig, EncoderConfig, Precision, ProbeConfig, ReferenceConfig
+from radet.config import (
+    LEAST_REFERENCE,
+    DetectorConfig,
+    EncoderConfig,
+    Precision,
+    ProbeConfig,
+    ReferenceConfig,
+)
 from radet.crop import CropPolicy
 from radet.detector import Detector, log_scalars
-from radet.discrepancy import Drift, FrozenGaussian
+from radet.discrepancy import Drift, FrozenGaussian, log_drift
 from radet.encoders import Look, load_encoder
 from radet.errors import ConfigError
 from radet.images import Pixels
@@ -55,12 +62,12 @@ def fit_reference(
     device: str = "cpu",
     folder: Path = Path(),
 ) -> Detector:
-    """A detector whose reference is the drift of `crops`: uint8 [size, size, 3] of real pictures, two at least.
+    """A detector whose reference is the drift of `crops`: uint8 [size, size, 3] of real pictures, three at least.
 
     Freezes mean and standard deviation of ln(drift_cosine), the median drift_cosine, and mean and Ledoit-Wolf
     covariance of the embedding's shift. `source` says which pictures these are; `folder` is where relative encoder
     weights lie. With the probe "none" there is nothing to fit and `crops` are not read.
-    Raises ConfigError for fewer than two pictures, ModelError as Detector.from_pretrained does.
+    Raises ConfigError for fewer than three pictures, ModelError as Detector.from_pretrained does.
     """
     config = DetectorConfig(
         name=name,
@@ -83,7 +90,7 @@ def refit(detector: Detector, crops: Iterable[Pixels], *, source: str) -> None:
     statistics by which its heads standardise what they read.
 
     A learned probe changes while it is trained, and how far real pictures drift changes with it.
-    Raises ConfigError for fewer than two pictures.
+    Raises ConfigError for fewer than LEAST_REFERENCE pictures (three without heads), or copies of one.
     """
     detector.covariance = None
     looks: list[Look] = []
@@ -97,8 +104,9 @@ def refit(detector: Detector, crops: Iterable[Pixels], *, source: str) -> None:
                 drifts.append(detector.drift(x_BCHW, look))
             if detector.heads is not None:
                 residual_stds.append(local_dependency(x_BCHW).std(dim=(1, 2, 3)))
-    if sum(len(look.z) for look in looks) < 2:
-        raise ConfigError("a reference needs two real pictures at least; some hundreds give a useful one")
+    least = 3 if detector.heads is None else LEAST_REFERENCE
+    if sum(len(look.z) for look in looks) < least:
+        raise ConfigError(f"a reference needs {least} real pictures at least; some hundreds give a useful one")
     if drifts:
         _freeze_reference(detector, drifts, source)
     if detector.heads is not None:
@@ -108,17 +116,19 @@ def refit(detector: Detector, crops: Iterable[Pixels], *, source: str) -> None:
 
 
 def _freeze_reference(detector: Detector, drifts: list[Drift], source: str) -> None:
-    cosine_N = torch.cat([drift.cosine for drift in drifts]).cpu().numpy()
+    cosine_N = torch.cat([drift.cosine for drift in drifts]).cpu()
+    log_N = log_drift(cosine_N).numpy()
     delta_ND = torch.cat([drift.delta for drift in drifts]).cpu().numpy()
+    covariance = FrozenGaussian.fit(delta_ND).to(detector.device)
     reference = ReferenceConfig(
-        log_drift_mean=float(np.log(cosine_N).mean()),
-        log_drift_std=float(np.log(cosine_N).std(ddof=1)),
+        log_drift_mean=float(log_N.mean()),
+        log_drift_std=float(log_N.std(ddof=1)),
         median_drift=float(np.median(cosine_N)),
         quantiles=quantiles(cosine_N),
         images=len(cosine_N),
         source=source,
     )
-    detector.covariance = FrozenGaussian.fit(delta_ND).to(detector.device)
+    detector.covariance = covariance
     detector.config = replace(detector.config, reference=reference)
 
 

@@ -3,11 +3,21 @@
 "paper" below is arXiv 2603.01544 and its authors' release; what we do otherwise says why.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from radet.augment import AugmentConfig
-from radet.config import BranchName, Family, Precision, ProbeConfig, Rounding
+from radet.config import (
+    LEAST_REFERENCE,
+    AttributionConfig,
+    BranchName,
+    Family,
+    HeadsConfig,
+    Precision,
+    ProbeConfig,
+    Rounding,
+)
 from radet.crop import CropPolicy
 from radet.errors import ConfigError
 from radet.typed import from_yaml
@@ -27,12 +37,16 @@ class EncoderChoice:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        if not min(self.std) > 0:
+            raise ConfigError("encoder: every std must be > 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginConfig:
     """The contrastive margin L_ra (METHOD section 3).
 
-    `weight`      lambda in L; paper 1.0; 0 trains without it
+    `weight`      lambda in L, >= 0; paper 1.0; 0 trains without it
     `gamma`       paper 1.0: generated pictures are to drift twice as much as real ones
     `normalised`  paper's recommended run: yes
     """
@@ -40,6 +54,10 @@ class MarginConfig:
     weight: float = 1.0
     gamma: float = 1.0
     normalised: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf or not 0 <= self.gamma < math.inf:
+            raise ConfigError("margin: weight and gamma must be >= 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +72,7 @@ class LinearConfig:
     penalty: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.pictures < 2 or self.penalty <= 0:
+        if self.pictures < 2 or not 0 < self.penalty < math.inf:
             raise ConfigError("linear: pictures must be >= 2 and penalty > 0")
 
 
@@ -74,7 +92,8 @@ class OptimiserConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1 or self.clip <= 0:
+        positive = all(0 < number < math.inf for number in (self.rate, self.clip))
+        if not positive or not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
             raise ConfigError("optimiser: rate and clip must be > 0, weight_decay >= 0, warmup in [0, 1)")
 
 
@@ -103,7 +122,7 @@ class Recipe:
     `views`            fixed augmented views of each picture that epochs take in turn; 0 draws anew in every epoch
     `cache_clean`      keep the clean pass of every view (needs views > 0): same numbers, half the encoder's work
     `patience`         epochs without a better validation AUROC before the run ends
-    `reference_images` real training pictures that drift statistics are frozen from
+    `reference_images` real training pictures that drift statistics are frozen from, at least 6
     `attribution`      also learn which generator made a picture (radet.attribution); the paper has none
     `seed`             of the start, the order, the augmentation and dropout
     """
@@ -138,7 +157,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "global_batch", "micro_batch", "patience", "hidden", "reference_images")
+        positive = ("epochs", "global_batch", "micro_batch", "patience", "hidden")
         if wrong := [name for name in positive if getattr(self, name) < 1]:
             raise ConfigError(f"{wrong[0]} must be >= 1")
         if self.global_batch % self.micro_batch:
@@ -151,6 +170,25 @@ class Recipe:
             raise ConfigError("attribution needs the semantic branch, with whose linear probe it is fitted")
         if self.eps_range is not None and not 0 < self.eps_range[0] <= self.eps_range[1] <= 1:
             raise ConfigError("eps_range must be two numbers, 0 < low <= high <= 1, in pixel units")
+        if self.reference_images < LEAST_REFERENCE:
+            raise ConfigError(f"reference_images must be >= {LEAST_REFERENCE}; some hundreds give useful statistics")
+        if not 0 <= self.branch_weight < math.inf or not 0 <= self.seed < 1 << 63:
+            raise ConfigError("branch_weight must be >= 0, seed >= 0 and below 2^63")
+        self.probe.require_size(self.crop.size)
+        self.heads(token_dims=(1,) * len(self.layers))
+
+    def heads(self, token_dims: tuple[int, ...], attribution: AttributionConfig | None = None) -> HeadsConfig:
+        """The heads that it asks for, on an encoder with these widths of the layers' tokens."""
+        return HeadsConfig(
+            branches=self.branches,
+            layers=self.layers,
+            token_dims=token_dims,
+            scalars=0 if self.probe.kind == "none" else 3 + len(self.layers),
+            hidden=self.hidden,
+            lowlevel_width=self.lowlevel_width,
+            dropout=self.dropout,
+            attribution=attribution,
+        )
 
     @classmethod
     def read(cls, file: str | Path) -> "Recipe":

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from radet.config import Precision
-from radet.detector import CUDA_BATCH, Detector, Evidence, to_pixels
+from radet.detector import CUDA_BATCH, Detector, to_pixels
 from radet.discrepancy import cosine_drift
 from radet.errors import ModelError
+from radet.evidence import Evidence
 
 #: Largest drift floor, as a share of the median drift of real pictures.
 MAX_FLOOR = 0.01

@@ -1,6 +1,7 @@
 """Tensors as such: what identifies weights, how they are rounded, how ranks add up, how exactly they are convolved."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,6 +10,10 @@ from torch import Tensor, nn
 
 #: Adds a tensor up over all ranks, in place. Of one process: nothing to do.
 Reduce = Callable[[Tensor], None]
+
+#: Held by the thread that computes: cuDNN's settings are the process's, and hooks, by which radet.encoders reads a
+#: tower, see everything that passes through it.
+one_at_a_time = threading.RLock()
 
 
 def tensor_sha256(state: Mapping[str, Tensor]) -> str:
@@ -23,12 +28,14 @@ def tensor_sha256(state: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def steady_convolutions(*, bf16: bool = False) -> Iterator[None]:
-    """Meanwhile cuDNN convolves fp32 in fp32; unless told otherwise it takes TF32, which has 10 bits of mantissa.
+    """Meanwhile cuDNN convolves fp32 in fp32; unless told otherwise it takes TF32, which has 10 bits of mantissa. Other
+    threads wait.
 
     `bf16`: without cuDNN, which may take another algorithm for another batch. With it a ViT-L/14 on an H200 drifted by
     1.8e-5 of rounding alone, 2 % of what noise pictures do; by torch's own convolution 0, at the same rate.
     """
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not bf16, allow_tf32=False):
+    cudnn = torch.backends.cudnn
+    with one_at_a_time, cudnn.flags(enabled=cudnn.enabled and not bf16, allow_tf32=False):
         yield
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radet.config import UNKNOWN, AttributionConfig, DetectorConfig, HeadsConfig
+from radet.config import UNKNOWN, AttributionConfig, DetectorConfig
 from radet.detector import Detector, to_pixels
 from radet.encoders import Look, describe, load_encoder
 from radet.errors import ConfigError
@@ -65,7 +65,6 @@ def new_detector(recipe: Recipe, *, families: tuple[str, ...] = (), device: str 
     encoder = describe(**asdict(choice), size=recipe.crop.size)
     frozen = load_encoder(encoder, Path(), precision=recipe.precision)
     dims = frozen.token_dims(recipe.layers, recipe.crop.size)
-    scalars = 0 if recipe.probe.kind == "none" else 3 + len(recipe.layers)
     config = DetectorConfig(
         name=recipe.name,
         description=recipe.description,
@@ -74,16 +73,7 @@ def new_detector(recipe: Recipe, *, families: tuple[str, ...] = (), device: str 
         encoder=encoder,
         probe=recipe.probe,
         reference=None,
-        heads=HeadsConfig(
-            branches=recipe.branches,
-            layers=recipe.layers,
-            token_dims=dims,
-            scalars=scalars,
-            hidden=recipe.hidden,
-            lowlevel_width=recipe.lowlevel_width,
-            dropout=recipe.dropout,
-            attribution=_attribution(families) if recipe.attribution else None,
-        ),
+        heads=recipe.heads(dims, _attribution(families) if recipe.attribution else None),
     )
     torch.manual_seed(recipe.seed)
     return Detector(config, frozen, None).to(device)

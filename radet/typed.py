@@ -1,5 +1,7 @@
 """Frozen dataclasses from JSON or YAML, strictly: what a file says wrongly is an error that names the key."""
 
+import json
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,6 +14,20 @@ from radet.errors import ConfigError, RadetError
 
 _T = TypeVar("_T")
 _THE_FILE = "the file"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes if need be"}
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that is there twice, of which YAML's own would take the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} has the key {key.value!r} a second time")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def from_dict(cls: type[_T], data: object, *, complete: bool = True, where: str = _THE_FILE) -> _T:
@@ -22,7 +38,7 @@ def from_dict(cls: type[_T], data: object, *, complete: bool = True, where: str 
     """
     assert is_dataclass(cls)
     if not isinstance(data, dict):
-        raise ValueError(f"{where} must be an object, not {data!r}")
+        raise ValueError(f"{where} must be an object, not {_shown(data)}")
     known = {field.name for field in fields(cls)}
     if unknown := sorted(map(str, data.keys() - known)):
         raise ValueError(f"{where} has the unknown key {unknown[0]!r}; known are {sorted(known)}")
@@ -41,8 +57,8 @@ def from_yaml(cls: type[_T], file: str | Path, change: Callable[[Any], None] | N
     Raises ConfigError that names the file, the key and what to write there.
     """
     try:
-        data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date in month 13
         raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
     try:
         if change is not None:
@@ -69,8 +85,20 @@ def _value(hint: Any, value: object, where: str, complete: bool) -> object:
     if origin is Literal and value in arguments:
         return value
     if hint is float and type(value) in {int, float}:
+        if not abs(cast(float, value)) <= sys.float_info.max:
+            raise ValueError(f"{where} must be a finite number")
         return float(cast(float, value))
     if isinstance(hint, type) and type(value) is hint:  # type(): True is an int to isinstance
         return value
-    wanted = " | ".join(map(repr, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
-    raise ValueError(f"{where} must be {wanted}, not {value!r}")
+    if origin is Literal:
+        wanted = " or ".join(map(_shown, arguments))
+    elif origin is tuple:
+        wanted = "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
+    else:
+        wanted = _WORDS[hint]
+    raise ValueError(f"{where} must be {wanted}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """As a file writes it."""
+    return json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)

@@ -99,7 +99,7 @@ assert torch.equal(encoder.embed(x_BCHW), plain)
 
 def test_what_was_trained_compiled_is_measured_as_it_will_score(photographs: list[Image.Image], tmp_path: Path) -> None:
     recipe = tiny_recipe(write_encoder(tmp_path / "encoder"), epochs=1)
-    trees = write_tree(tmp_path / "train", photographs, 24), write_tree(tmp_path / "val", photographs, 12, seed=1)
+    trees = write_tree(tmp_path / "train", photographs, 24), write_tree(tmp_path / "val", photographs, 40, seed=1)
     run = Run(new_detector(recipe), replace(recipe, train_compiled=True), feed_of(recipe, *trees))
     seen: list[Floats] = []
 

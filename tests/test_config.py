@@ -1,9 +1,11 @@
 import ast
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,19 +59,33 @@ def test_json_round_trip_is_identity(checkpoint):
         ({"encoder__layers": 3}, "encoder has the unknown key 'layers'"),
         ({"precision": ...}, "lacks the key 'precision'"),
         ({"probe__sigma": ...}, "probe lacks the key 'sigma'"),
-        ({"precision": "fp8"}, "precision must be 'fp32' | 'bf16', not 'fp8'"),
-        ({"encoder__family": "keras"}, "encoder.family must be 'open_clip'"),
-        ({"probe__draws": True}, "probe.draws must be int, not True"),
-        ({"probe__draws": 1.5}, "probe.draws must be int, not 1.5"),
-        ({"probe__sigma": "big"}, "probe.sigma must be float, not 'big'"),
+        ({"precision": "fp8"}, 'precision must be "fp32" or "bf16", not "fp8"'),
+        ({"encoder__family": "keras"}, 'encoder.family must be "open_clip" or'),
+        ({"probe__draws": True}, "probe.draws must be a whole number, not true"),
+        ({"probe__draws": 1.5}, "probe.draws must be a whole number, not 1.5"),
+        ({"probe__sigma": "big"}, 'probe.sigma must be a number, not "big"'),
         ({"encoder__mean": [0.5, 0.5]}, "encoder.mean must be"),
-        ({"encoder__mean": [0.5, 0.5, "x"]}, "encoder.mean[2] must be float"),
-        ({"encoder__name": None}, "encoder.name must be str, not None"),
+        ({"encoder__mean": [0.5, 0.5, "x"]}, "encoder.mean[2] must be a number"),
+        ({"encoder__name": None}, "encoder.name must be text, in quotes if need be, not null"),
         ({"encoder__weights": "../other/model.safetensors"}, "must not contain '..'"),
         ({"encoder__std": [0.5, 0, 0.5]}, "every std > 0"),
         ({"probe__sigma": 0}, "sigma and blur_sigma must be > 0"),
         ({"probe__blur_size": 4}, "blur_size must be odd"),
         ({"reference__log_drift_std": 0.0}, "must be > 0"),
+        ({"calibration__scale": 10**400}, "calibration.scale must be a finite number"),
+        ({"encoder__dim": 10**14}, "dim must be from 2 to"),
+        ({"probe__draws": 10**9}, "draws must be from 1 to 256"),
+        ({"probe__seed": 2**200}, "seed >= 0 and below 2^63"),
+        ({"probe__width": 8 * 10**9}, "width a multiple of 8 up to"),
+        ({"probe__blur_size": 10**9 + 1}, "odd and from 3 to 255"),
+        ({"heads__hidden": 10**14}, "hidden and token_dims must be from 1"),
+        ({"heads__token_dims": [-1] * 7}, "hidden and token_dims must be from 1"),
+        ({"heads__scalars": -1}, "scalars must be from 0"),
+        ({"heads__lowlevel_width": 8 * 10**9}, "lowlevel_width must be a multiple of 8 up to"),
+        ({"heads__layers": [0, 1, 2, 3, 4, 5, -1]}, "layers must be >= 0, and none twice"),
+        ({"heads__layers": [0, 1, 2, 3, 4, 5, 5]}, "layers must be >= 0, and none twice"),
+        ({"crop__size": 200}, "crop.size must be a multiple of 16 with the probe drp, not 200"),
+        ({"crop__size": 1, "probe__kind": "blur"}, "crop.size must be probe.blur_size at least"),
         ({"crop": []}, "crop must be an object"),
         ({"crop__size": 512}, "crop.resize"),
         ({"format_version": 2}, "this version of radet reads 1"),
@@ -85,7 +101,23 @@ def test_a_wrong_config_is_refused_in_one_line_that_names_file_and_key(checkpoin
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": NaN}', "\x00"])
+def test_a_number_that_is_infinite_once_it_is_read_is_refused(checkpoint):
+    file = checkpoint / "config.json"
+    scale = json.loads(file.read_text())["calibration"]["scale"]
+    file.write_text(file.read_text().replace(f'"scale": {scale}', '"scale": 1e999'))
+    with pytest.raises(ModelError, match=r"calibration\.scale must be a finite number"):
+        model_id(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["log_drift_mean", "log_drift_std", "median_drift"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_reference_is_of_finite_numbers(name, value):
+    reference = DetectorConfig.read(LITE).reference
+    with pytest.raises(ModelError, match=name):
+        replace(reference, **{name: value})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": NaN}', "\x00", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(checkpoint, text):
     (checkpoint / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"config\.json") as caught:
@@ -110,7 +142,7 @@ def test_resolve_prefers_a_folder_and_knows_bundled_names(checkpoint, monkeypatc
 
 def test_an_unknown_name_lists_the_bundled_ones(tmp_path):
     assert "radet-lite" in bundled()
-    for name in ("radet-huge", str(tmp_path)):
+    for name in ("radet-huge", str(tmp_path), "a" * 300):
         with pytest.raises(ModelError, match="radet-lite") as caught:
             resolve(name)
         assert caught.value.code == "weights_missing"

@@ -193,6 +193,28 @@ def test_the_name_of_a_transformers_encoder_is_checked(tmp_path):
         describe("transformers", "dinov3_vit", "dinov2", **HALF, folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda _: {}, lambda told: told | {"model_type": "nonsense"}, lambda told: told | {"hidden_size": "x"}],
+    ids=["empty", "unknown", "a wrong field"],
+)
+def test_a_transformers_config_of_no_model_is_refused(tmp_path, change):
+    dinov2(tmp_path)
+    file = tmp_path / "dinov2" / "config.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(ModelError) as caught:
+        describe("transformers", "dinov2", "dinov2", **HALF, size=32, folder=tmp_path)
+    assert caught.value.code == "config_invalid"
+    assert "\n" not in caught.value.message
+
+
+def test_a_size_that_a_tower_cannot_see_is_refused(tmp_path):
+    identity, _ = clip(tmp_path)
+    with pytest.raises(ConfigError, match=r"crop\.size 48 is none that tiny-clip can see") as caught:
+        describe(*identity, **HALF, size=48, folder=tmp_path)
+    assert "\n" not in caught.value.message
+
+
 def test_a_hub_that_cannot_be_reached_is_an_error_in_one_line(tmp_path):
     """Offline with an empty cache, in a process of its own: the hub reads its environment at import."""
     code = """

@@ -1,11 +1,14 @@
 """Recipes: the shipped ones read, and a wrong one is one clear line."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from radet.errors import ConfigError
-from radet.recipe import Recipe
+from radet.config import ProbeConfig
+from radet.errors import ConfigError, RadetError
+from radet.recipe import LinearConfig, MarginConfig, OptimiserConfig, Recipe
 
 from .conftest import ROOT
 
@@ -26,11 +29,30 @@ def test_the_shipped_recipes_read(file: Path) -> None:
     [
         (GOOD + "learning_rate: 1\n", "unknown key 'learning_rate'"),
         (GOOD.replace("kind: drp", "kind: magic"), "probe.kind must be"),
-        (GOOD + "epochs: many\n", "epochs must be int"),
+        (GOOD + "epochs: many\n", 'epochs must be a whole number, not "many"'),
         (GOOD + "margin: {gama: 2.0}\n", "unknown key 'gama'"),
         (GOOD + "micro_batch: 24\nglobal_batch: 128\n", "multiple of micro_batch"),
         (GOOD + "cache_clean: true\nviews: 0\n", "cache_clean needs views"),
         (GOOD + "eps_range: [0.5, 0.1]\n", "eps_range"),
+        (GOOD + "crop: {resize: 256, size: 200}\n", "crop.size must be a multiple of 16"),
+        (GOOD + "seed: -1\n", "seed >= 0"),
+        (GOOD + "seed: 10000000000000000000000\n", "seed >= 0"),
+        (GOOD + "branch_weight: -3.0\n", "branch_weight must be >= 0"),
+        (GOOD + "dropout: 1.5\n", "dropout in [0, 1)"),
+        (GOOD + "lowlevel_width: 12\n", "lowlevel_width must be a multiple of 8"),
+        (GOOD + "branches: []\n", "branches must name one"),
+        (GOOD + "layers: [1, 1]\n", "layers must be >= 0, and none twice"),
+        (GOOD + "margin: {weight: -1.0}\n", "margin: weight and gamma must be >= 0"),
+        (GOOD + "margin: {gamma: -1.0}\n", "margin: weight and gamma must be >= 0"),
+        (GOOD + "margin: {weight: .nan}\n", "margin.weight must be a finite number"),
+        (GOOD + "optimiser: {rate: .nan}\n", "optimiser.rate must be a finite number"),
+        (GOOD + "linear: {penalty: .inf}\n", "linear.penalty must be a finite number"),
+        (GOOD + "augment: {zoom: [1.0, .inf]}\n", "augment.zoom[1] must be a finite number"),
+        (GOOD.replace("probe: {kind: drp", "probe: {kind: drp, sigma: .nan"), "probe.sigma must be a finite number"),
+        (GOOD.replace("  family:", "  std: [0.0, 1.0, 1.0]\n  family:"), "has the key 'std' a second time"),
+        (GOOD + "reference_images: 5\n", "reference_images must be >= 6"),
+        ("name: 2024-13-45\n", "month must be in 1..12"),
+        ("[" * 5000, "cannot be read as YAML"),
         ("name: x\n", "lacks the key"),
         ("[1, 2\n", "cannot be read as YAML"),
         ("just words\n", "must be an object"),
@@ -50,6 +72,30 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, text: str, says: str) 
         Recipe.read(file)
     assert says in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("name: x\nseed: 3\nseed: 4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 3 has the key 'seed' a second time"):
+        Recipe.read(file)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_numbers_are_in_range_however_a_recipe_is_made(value: float) -> None:
+    for make in (
+        lambda: MarginConfig(weight=value),
+        lambda: MarginConfig(gamma=value),
+        lambda: LinearConfig(penalty=value),
+        lambda: OptimiserConfig(rate=value),
+        lambda: OptimiserConfig(clip=value),
+        lambda: OptimiserConfig(weight_decay=value),
+        lambda: replace(Recipe.read(RECIPES[0]), branch_weight=value),
+        lambda: ProbeConfig(kind="gaussian", sigma=value),
+        lambda: ProbeConfig(kind="blur", blur_sigma=value),
+    ):
+        with pytest.raises(RadetError):
+            make()
 
 
 def test_a_missing_file_is_named() -> None:
