@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from jobs.lines import Lines
+from jobs.stop import Stop
 
 _BROKEN_SHOWN = 20
 
@@ -56,15 +57,18 @@ def analyze(
     from pipelines.analyze import analyze as run
 
     job = AnalyzeJob(data=data, model=model, out=out, reference=reference, limit=limit, device=device)
-    with _Screen(Console(stderr=True, highlight=False)) as screen:
-        found = run(job, screen.told)
-    console = Console(highlight=False)
+    try:
+        with _Screen(Console(stderr=True, highlight=False, markup=False)) as screen:
+            found = run(job, screen.told)
+    except KeyboardInterrupt:
+        raise Stop("stopped before the findings were written: run the same command again", 1) from None
+    console = Console(highlight=False, markup=False)
     if found.broken:
         console.print(f"{len(found.broken)} pictures could not be read and were left out:")
         for location, error in sorted(found.broken.items())[:_BROKEN_SHOWN]:
-            console.print(f"  {location}: {error}", soft_wrap=True, markup=False)
+            console.print(f"  {location}: {error}", soft_wrap=True)
     for sentence in found.findings:
-        console.print(f"* {sentence}", soft_wrap=True, markup=False)
+        console.print(f"* {sentence}", soft_wrap=True)
     console.print(f"Page, tables and plots: {out}", soft_wrap=True)
 
 

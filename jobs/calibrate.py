@@ -1,18 +1,20 @@
 """`radet calibrate`: a checkpoint and your own labelled pictures in, the checkpoint with your thresholds out."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.stop import Stop
+from radet.config import DetectorConfig
+
 
 def calibrate(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder of the new checkpoint.")],
+    out: Annotated[str, typer.Option(help="The folder of the new checkpoint; it is to be empty, or not there yet.")],
     model: Annotated[
         str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
     ] = "radet-lite",
@@ -45,7 +47,7 @@ def calibrate(
     from pipelines.calibrate import RATES, CalibrateJob
     from pipelines.calibrate import calibrate as run
 
-    screen = ScoreScreen(Console(stderr=True, highlight=False))
+    screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
     job = CalibrateJob(
         data=data,
         model=model,
@@ -58,15 +60,21 @@ def calibrate(
     )
     try:
         config = run(job, screen)
+    except KeyboardInterrupt:
+        raise Stop("stopped before the checkpoint was written: run the same command again", 1) from None
     finally:
         screen.close()
-    console = Console(highlight=False)
+    show_calibration(Console(highlight=False, markup=False), config, out)
+
+
+def show_calibration(console: Console, config: DetectorConfig, out: str) -> None:
+    """What the new thresholds do, as a table."""
     worst = ["worst degraded"] if config.thresholds[0].degraded else []
     table = Table("target FPR", "threshold", "achieved", "95 % interval", "finds", *worst)
     for threshold in config.thresholds:
         low, high = threshold.interval
         table.add_row(
-            f"{threshold.target_fpr:.1%}",
+            f"{100 * threshold.target_fpr:g}%",
             f"{threshold.value:.4f}",
             f"{threshold.achieved_fpr:.2%}",
             f"{low:.2%} to {high:.2%}",
@@ -74,6 +82,14 @@ def calibrate(
             *(f"{one.fpr:.2%} ({one.condition})" for one in sorted(threshold.degraded, key=lambda one: -one.fpr)[:1]),
         )
     console.print(table)
+    count = config.thresholds[0].images
+    if below := [f"{100 * one.target_fpr:g}%" for one in config.thresholds if one.target_fpr * count < 1]:
+        console.print(
+            f"{count:,} real pictures are too few to measure {', '.join(below)}: such a threshold lies above all of "
+            "them, and promises no more",
+            style="yellow",
+            soft_wrap=True,
+        )
     assert config.calibration is not None
     before, after = config.calibration.ece_before, config.calibration.ece_after
     console.print(f"Expected calibration error {before:.3f} before, {after:.3f} after")

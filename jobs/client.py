@@ -56,10 +56,14 @@ class Cluster:
             jobs = [job for job in self._client.list_jobs() if job.submission_id]
         return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
-    def send(self, submission: str, entrypoint: str, runtime_env: dict[str, Any]) -> bool:
+    def send(
+        self, submission: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str] | None = None
+    ) -> bool:
         """Start a job; False if another submitter has just taken the id."""
         try:
-            self._client.submit_job(submission_id=submission, entrypoint=entrypoint, runtime_env=runtime_env)
+            self._client.submit_job(
+                submission_id=submission, entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata
+            )
         except (OSError, RuntimeError) as error:
             if self.find(submission) is not None:
                 return False

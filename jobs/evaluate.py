@@ -29,7 +29,7 @@ def evaluate(
     groups: Annotated[
         str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, drawn from all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many pictures, drawn from all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
     batch_size: Annotated[
@@ -61,7 +61,7 @@ def evaluate(
     from pipelines.report import evaluation_page
     from pipelines.storage import open_folder
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     job = EvaluateJob(
         data=data,
         out=out,
@@ -85,4 +85,4 @@ def evaluate(
         screen.close()
     console.print("Drawing the report ...")
     open_folder(out).write("report.html", evaluation_page(found, display(data), allow_http=allow_http).encode())
-    show_evaluation(Console(highlight=False), found, out)
+    show_evaluation(Console(highlight=False, markup=False), found, out)

@@ -44,8 +44,8 @@ def show_evaluation(console: Console, found: Evaluation, out: str) -> None:
         table.add_column(name, justify="right", min_width=len("0.751-0.810") if name == "95 %" else None)
     for contender in found.contenders:
         row = found.row(contender.name, CLEAN) or {}
-        low, high = row.get("intervals", {}).get("auroc", (float("nan"),) * 2)
-        cells = [f"{row['auroc']:.3f}" if "auroc" in row else "-", f"{low:.3f}-{high:.3f}"]
+        low, high = row.get("intervals", {}).get("auroc", (None, None))
+        cells = ["-", "-"] if low is None else [f"{row['auroc']:.3f}", f"{low:.3f}-{high:.3f}"]
         cells += [f"{row[name]:.1%}" if name in row else "-" for name in ("tpr_at_1", "tpr_at_5", "accuracy", "fpr")]
         table.add_row(contender.name, *cells)
     console.print(table)

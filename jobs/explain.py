@@ -1,5 +1,6 @@
 """`radet explain`: pictures in; for each a picture of where the encoder's view moved, and the reasons as JSON."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,9 @@ from radet.errors import FetchError, ImageError
 
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
-    out: Annotated[Path, typer.Option(help="A folder for NAME.png and NAME.json of each picture.")],
+    out: Annotated[
+        str, typer.Option(help="A folder for NAME.png and NAME.json of each picture; what is there already stays.")
+    ],
     model: Annotated[
         str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
     ] = "radet-lite",
@@ -28,43 +31,46 @@ def explain(
     """
     from PIL import Image
 
+    from pipelines.new_folder import local_folder
     from pipelines.storage import require_writable
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
     from radet.explain import explain as run
 
-    console = Console(highlight=False)
-    require_writable(str(out))
+    console = Console(highlight=False, markup=False)
+    folder = local_folder(out)
+    require_writable(str(folder))
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
     failed = 0
-    for image, name in zip(images, _names(images), strict=True):
+    for image, name in zip(images, _names(images, folder), strict=True):
         try:
             found = run(detector, image)
         except (ImageError, FetchError) as error:
             failed += 1
-            console.print(f"{image}: {error.code}: {error}", style="red", markup=False, soft_wrap=True)
+            console.print(f"{image}: {error.code}: {error}", style="red", soft_wrap=True)
             continue
         side = max(448, found.crop.shape[0])
         sheet = Image.new("RGB", (2 * side, side))
         sheet.paste(Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC), (0, 0))
         sheet.paste(found.overlay(side=side), (side, 0))
-        sheet.save(out / f"{name}.png")
-        (out / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-        console.print(f"[bold]{image}[/bold]" if "[" not in str(image) else str(image), soft_wrap=True)
+        sheet.save(folder / f"{name}.png")
+        (folder / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        console.print(f"{image}: {name}.png", style="bold", soft_wrap=True)
         for sentence in found.sentences:
-            console.print(f"  {sentence}", markup=False, soft_wrap=True)
+            console.print(f"  {sentence}", soft_wrap=True)
     if failed < len(images):
         console.print(f"Pictures and JSON: {out}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 
 
-def _names(images: list[Path]) -> list[str]:
-    """The files' stems, numbered where two would meet."""
+def _names(images: list[Path], folder: Path) -> list[str]:
+    """The files' stems, counted up where two would meet, or what is in `folder`: it may be the pictures themselves."""
+    taken = {path.stem for path in folder.iterdir() if path.suffix in {".png", ".json"}}
     names: list[str] = []
     for image in images:
-        stem = image.stem or "picture"
-        count = sum(name == stem or name.startswith(f"{stem}-") for name in names)
-        names.append(f"{stem}-{count + 1}" if stem in names else stem)
+        numbered = (f"{image.stem}-{number}" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([image.stem], numbered) if name not in taken))
+        taken.add(names[-1])
     return names

@@ -17,13 +17,17 @@ from typing import Any
 
 import yaml
 
+from jobs.spans import span
 from radet.errors import ConfigError
 from radet.typed import from_yaml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY")
+_SECRET = re.compile(
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|AUTHORIZATION|COOKIE|(ACCESS|API|PRIVATE)_?KEY|(^|_)(PASS|PWD|AUTH|KEYS?)$"
+)
+_SECRET_VALUE = re.compile(r"(^|://)[^/?#\s]*:[^/?#\s]+@|-----BEGIN")  # user:password@host, a key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +142,30 @@ class JobFile:
         for line in self.env:
             matched = _VARIABLE.fullmatch(line)
             if matched is None:
-                raise ConfigError(f"env: write NAME=VALUE, not {line!r}")
-            if _SECRET.search(matched[1]):
+                raise ConfigError(f"env: write NAME=VALUE, in capitals, not {line.partition('=')[0]!r}")
+            if _SECRET.search(matched[1]) or _SECRET_VALUE.search(matched[2]):
                 raise ConfigError(
                     f"env: {matched[1]} looks like a secret, and the dashboard shows a job's variables: give it to the "
                     "nodes themselves (instance role, Kubernetes secret)"
                 )
+        self._require_understood()
+
+    def _require_understood(self) -> None:
+        """The command reads its line here as it would there."""
+        import typer
+        from typer.exceptions import TyperException
+
+        from jobs.cli import app  # which imports this file
+
+        for section, key in _SPANS:
+            if section == self.command and (text := getattr(getattr(self, section), key)) is not None:
+                span(f"{section}.{key}", text)
+        commands: Any = typer.main.get_command(app)
+        _, name, *arguments = self.arguments
+        try:
+            commands.commands[name].make_context(name, arguments)
+        except TyperException as error:
+            raise ConfigError(f"{name}: {error.format_message()}") from None
 
     @property
     def command(self) -> str:
@@ -179,26 +201,31 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
     """
 
     def change(data: Any) -> None:
+        if not isinstance(data, dict):
+            return  # which is refused where it is read
         for override in overrides:
             _override(data, override)
         for section, key in _SPANS:
-            given = data.get(section) if isinstance(data, dict) else None
+            given = data.get(section)
             if isinstance(given, dict) and isinstance(given.get(key), int):
                 raise ConfigError(f'{section}.{key}: in quotes, "2" or "2:8", which YAML reads as another number')
 
     return from_yaml(JobFile, file, change)
 
 
-def _override(data: Any, override: str) -> None:
+def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *parents, last = path.split(".")
     if not equals or not all((*parents, last)):
         raise ConfigError(f"--set takes KEY=VALUE or SECTION.KEY=VALUE, not {override!r}")
     for parent in parents:
-        if not isinstance(data, dict) or not isinstance(data.get(parent), dict):
+        if not isinstance(data.get(parent), dict):
             raise ConfigError(f"--set {override}: the file has no section {parent!r}")
         data = data[parent]
-    data[last] = text if _is_text(parents, last) else yaml.safe_load(text)
+    try:
+        data[last] = text if _is_text(parents, last) else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: a date in month 13
+        raise ConfigError(f"--set {override}: what stands after = cannot be read as YAML") from None
 
 
 def _is_text(parents: list[str], last: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from radet.config import (
     DetectorConfig,
@@ -24,7 +25,7 @@ from radet.crop import CropPolicy
 from radet.errors import ConfigError
 
 models = typer.Typer(no_args_is_help=True, help="List, check and make detectors.")
-_console = Console(highlight=False)
+_console = Console(highlight=False, markup=False)
 
 _MEANS_AND_STDS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -38,7 +39,8 @@ def list_models() -> None:
     """The detectors that ship with radet."""
     for name in bundled():
         config = DetectorConfig.read(resolve(name))
-        _console.print(f"[bold]{name}[/bold] {model_id(resolve(name))}  {config.description}", soft_wrap=True)
+        told = Text.assemble((name, "bold"), f" {model_id(resolve(name))}  {config.description}")
+        _console.print(told, soft_wrap=True)
 
 
 @models.command()
@@ -70,7 +72,7 @@ def selftest(
 def convert(
     model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder or hf://org/name.")],
     precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")],
-    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
+    out: Annotated[str, typer.Option(help="The checkpoint folder to make; it is to be empty, or not there yet.")],
 ) -> None:
     """Write a detector again in another precision: a checkpoint of its own, with its own id, that every command takes.
 
@@ -84,31 +86,29 @@ def convert(
 
       radet models convert radet-clip-b16 --precision bf16 --out clip-bf16
     """
-    from pipelines.storage import require_writable
+    from pipelines.new_folder import new_checkpoint
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
 
     find_encoders()
     folder = resolve(local_model(model))
-    if out.resolve() == folder.resolve():
-        raise ConfigError(f"{out} is what is converted: name another folder with --out")
-    require_writable(str(out))
-    detector = Detector.from_pretrained(folder, precision=precision)
     was = DetectorConfig.read(folder)
-    detector.config = replace(detector.config, name=out.name)
-    detector.save_pretrained(out)
+    target = new_checkpoint(out)
+    detector = Detector.from_pretrained(folder, precision=precision)
+    detector.config = replace(detector.config, name=target.resolve().name)
+    detector.save_pretrained(target)
     if (golden := folder / "golden.json").is_file():  # fp32 values, which every precision is held against
-        shutil.copyfile(golden, out / golden.name)
+        shutil.copyfile(golden, target / golden.name)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {was.name}\n"
     converted = f"> {was.name} (`{model_id(folder)}`) in {precision}: figures below were measured in {was.precision}.\n"
-    (out / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
+    (target / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
     _console.print(f"{out}: {detector.model_id}, {precision}", soft_wrap=True)
 
 
 @models.command()
 def fit(
-    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
+    out: Annotated[str, typer.Option(help="The checkpoint folder to make; it is to be empty, or not there yet.")],
     real: Annotated[Path, typer.Option(help="A folder of real photographs, the more kinds of cameras the better.")],
     family: Annotated[Family, typer.Option(help="The library that builds the encoder.")],
     encoder: Annotated[str, typer.Option(help="Its name there, e.g. ViT-B-16-quickgelu.")],
@@ -124,7 +124,7 @@ def fit(
 ) -> None:
     """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference."""
     from pipelines.items import has_image_suffix
-    from pipelines.storage import require_writable
+    from pipelines.new_folder import new_checkpoint
     from radet.encoders import describe
     from radet.fit import fit_reference, read_crops
     from radet.selftest import write_golden
@@ -133,21 +133,21 @@ def fit(
     paths = sorted(path for path in real.rglob("*") if has_image_suffix(path.name))[:limit]
     if not paths:
         raise ConfigError(f"no photographs under {real}")
-    require_writable(str(out))
+    target = new_checkpoint(out)
     if not weights.startswith(("hub:", "package:")):
         weights = str(Path(weights).absolute())
     found: EncoderConfig = describe(family, encoder, weights, mean=mean, std=std)
     detector = fit_reference(
         found,
         ProbeConfig(kind=probe, sigma=sigma, draws=draws),
-        read_crops(track(paths, "fitting", console=Console(stderr=True)), CropPolicy()),
-        name=out.name,
+        read_crops(track(paths, "fitting", console=Console(stderr=True, highlight=False, markup=False)), CropPolicy()),
+        name=target.resolve().name,
         description=f"Training-free: {probe} probe on {encoder}",
         source=f"{len(paths)} photographs of {real.name}",
         crop=CropPolicy(),
         precision=precision,
     )
-    detector.save_pretrained(out)
+    detector.save_pretrained(target)
     if detector.config.precision == "fp32":
-        write_golden(detector, out)
-    _console.print(f"{out}: {detector.model_id}, reference of {len(paths):,} photographs")
+        write_golden(detector, target)
+    _console.print(f"{out}: {detector.model_id}, reference of {len(paths):,} photographs", soft_wrap=True)

@@ -1,6 +1,8 @@
 """`radet submit` and `radet jobs`: the same commands, on a cluster's head."""
 
+import hashlib
 import json
+import os
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -25,8 +27,10 @@ _ADDRESS = Annotated[
 ]
 _ID = Annotated[str, typer.Argument(metavar="ID", help="The submission id: NAME-RUN.")]
 
+_SENT = "radet_sent"  # a job's metadata: the digest of its files and variables
+
 jobs = typer.Typer(no_args_is_help=True, help="See and stop what was submitted.")
-_console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False, markup=False)
 
 
 def submit(
@@ -41,7 +45,8 @@ def submit(
     """Run a job on an existing Ray cluster.
 
     A job has an id, its name and the date: sent twice in a night it runs once, and the second command follows it. If it
-    has failed or was cancelled, it is started again, and goes on where it ended. Ctrl-C ends the watching, not the job.
+    has failed or was cancelled, it is started again, and goes on where it ended. Another command under an id that is at
+    work or has succeeded is refused. Ctrl-C ends the watching, not the job.
 
     [bold]Examples[/bold]
 
@@ -75,14 +80,8 @@ def submit(
 def status(submission: Annotated[str | None, typer.Argument(metavar="[ID]")] = None, address: _ADDRESS = None) -> None:
     """One job, or all that the head remembers."""
     cluster = _cluster(address)
-    table = Table()
-    for column in ("id", "status", "began"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("command", overflow="fold")
-    for job in cluster.all() if submission is None else [cluster.get(submission)]:
-        began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds")
-        table.add_row(job.submission_id, str(job.status), began, job.entrypoint)
-    Console(highlight=False).print(table)
+    found = cluster.all() if submission is None else [cluster.get(submission)]
+    _show(Console(highlight=False, markup=False), found)
 
 
 @jobs.command()
@@ -106,6 +105,22 @@ def cancel(submission: _ID, address: _ADDRESS = None) -> None:
     _console.print(f"{submission}: {'stopping' if stopped else 'had ended already'}")
 
 
+def _show(console: Console, found: list["Details"]) -> None:
+    """A table; where there is no terminal, a line a job, whole."""
+    table = Table()
+    for column, one_line in (("id", False), ("status", True), ("began (UTC)", True), ("command", False)):
+        table.add_column(column, overflow="fold", no_wrap=one_line)
+    for job in found:
+        began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        row = (job.submission_id, str(job.status), began, job.entrypoint)
+        if console.is_terminal:
+            table.add_row(*row)
+        else:
+            console.print("  ".join(row), soft_wrap=True)
+    if console.is_terminal:
+        console.print(table)
+
+
 def _cluster(address: str | None) -> "Cluster":
     from jobs.client import Cluster
 
@@ -114,15 +129,24 @@ def _cluster(address: str | None) -> "Cluster":
 
 def _submit(cluster: "Cluster", wanted: JobFile, found: Package | None, base: str) -> str:
     """Send the job, or find the one that is at work; the submission id."""
-    submission, number = base, 1
+    submission, number, sent = base, 1, _digest(wanted, found)
     while (before := cluster.find(submission)) is not None:
         state = str(before.status)
+        other = None
+        if before.entrypoint != wanted.entrypoint:
+            other = "another command"
+        elif (before.metadata or {}).get(_SENT, sent) != sent:
+            other = "other files, or another env"
         if state == "SUCCEEDED":
+            if other is not None:
+                raise ConfigError(
+                    f"{submission} has succeeded already, with {other}: for this give --set run=SOMETHING"
+                )
             _console.print(f"{submission} has succeeded already, nothing is sent; to run it anew: --set run=SOMETHING")
             return submission
         if not before.status.is_terminal():
-            if before.entrypoint != wanted.entrypoint:
-                message = f"{submission} is at work with another command: wait, `radet jobs cancel {submission}`, or "
+            if other is not None:
+                message = f"{submission} is at work with {other}: wait, `radet jobs cancel {submission}`, or "
                 raise ConfigError(message + "give --set name=ANOTHER")
             _console.print(f"{submission} is at work already: following it")
             return submission
@@ -142,7 +166,13 @@ def _send(cluster: "Cluster", wanted: JobFile, found: Package | None, submission
             archive = Path(folder) / "job.zip"
             found.write(archive)
             runtime_env["working_dir"] = str(archive)
-        return cluster.send(submission, wanted.entrypoint, runtime_env)
+        return cluster.send(submission, wanted.entrypoint, runtime_env, {_SENT: _digest(wanted, found)})
+
+
+def _digest(wanted: JobFile, found: Package | None) -> str:
+    """Of what travels beside the command."""
+    parts = [json.dumps(wanted.environment, sort_keys=True), "" if found is None else found.digest()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _package(wanted: JobFile, file: Path) -> Package | None:
@@ -151,7 +181,7 @@ def _package(wanted: JobFile, file: Path) -> Package | None:
         return None
     found = package((file.parent / wanted.working_dir).resolve(), wanted.include)
     if wanted.train is not None and not Path(wanted.train.config).is_absolute():
-        if wanted.train.config not in found.names:
+        if os.path.normpath(wanted.train.config) not in found.names:
             raise ConfigError(f"train.config: {wanted.train.config} is not among the files that are sent: see include")
         from radet.recipe import Recipe
 
@@ -182,7 +212,7 @@ def _end(job: "Details") -> None:
 
     code = exit_code(job)
     if code and job.message and job.driver_exit_code is None:
-        _console.print(f"{job.submission_id}: {job.message}", style="yellow", soft_wrap=True, markup=False)
+        _console.print(f"{job.submission_id}: {job.message}", style="yellow", soft_wrap=True)
     _console.print(f"{job.submission_id} {str(job.status).lower()}")
     if code:
         raise typer.Exit(code)

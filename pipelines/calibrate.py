@@ -16,23 +16,22 @@ from pipelines.evaluate import scores_of
 from pipelines.evaluation_inputs import input_id, manifest_of
 from pipelines.items import display
 from pipelines.labelled import list_labelled
+from pipelines.new_folder import new_checkpoint
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
-from pipelines.storage import open_folder, require_writable
+from pipelines.storage import open_folder
 from pipelines.weights import local_model
-from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability
+from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability, require_enough
 from radet.config import DetectorConfig, resolve
 from radet.degradations import CLEAN, conditions
 from radet.errors import ConfigError
 
 RATES = (0.01, 0.03, 0.05)
 
-_LEAST = 20  # pictures of each class
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateJob:
-    """Which checkpoint, on which labelled pictures, and the folder of the new one.
+    """Which checkpoint, on which labelled pictures, and the folder of the new one (pipelines.new_folder).
 
     `rates`       false-positive rates
     `suites`      as an evaluation's: conditions under which the rates are to be kept too
@@ -41,7 +40,7 @@ class CalibrateJob:
 
     data: str
     model: str
-    out: Path
+    out: str
     rates: tuple[float, ...] = RATES
     suites: str = CLEAN
     evaluation: str | None = None
@@ -52,20 +51,18 @@ class CalibrateJob:
 def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     """Score, fit, write the new checkpoint; returns its config.
 
-    Raises ConfigError for rates outside (0, 1), an unknown condition, or fewer than 20 pictures of a class that can be
-    scored under one; ModelError.
+    Raises ConfigError for rates outside (0, 1), an unknown condition, a folder that is not new, or fewer than 20
+    pictures of a class that can be scored under one; ModelError.
     """
     if not job.rates or not all(0 < rate < 1 for rate in job.rates):
         raise ConfigError("rates are shares between 0 and 1, such as 0.01")
     folder = resolve(local_model(job.model))
-    if job.out.resolve() == folder.resolve():
-        raise ConfigError(f"{job.out} is the checkpoint itself: give another folder")
     chosen = conditions(job.suites)
     config = DetectorConfig.read(folder)
+    out = new_checkpoint(job.out)
     labelled = list_labelled(job.data)
     made_N = labelled.generated
-    _require_enough(job.data, int((~made_N).sum()), int(made_N.sum()))
-    require_writable(str(job.out))
+    require_enough(display(job.data), int((~made_N).sum()), int(made_N.sum()))
     with tempfile.TemporaryDirectory(prefix="radet-calibrate-") as scratch:
         open_folder(scratch).write("inputs.jsonl", manifest_of(labelled, chosen))
         scored = ScoreJob(
@@ -80,8 +77,8 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
         logit_CN = _logits(scored.out, manifest["model_id"], labelled.locations, chosen)
     read_CN = np.isfinite(logit_CN)
     real, made = (int((read_CN & of_it).sum(1).min()) for of_it in (~made_N, made_N))
-    _require_enough(
-        job.data, real, made, " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
+    require_enough(
+        display(job.data), real, made, " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
     )
     logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
     calibration = fit_platt(logit_CN[0], label_N, display(f"{job.data}: {labelled.summary()}"))
@@ -93,15 +90,8 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
         thresholds=fit_thresholds(p_N, label_N, job.rates, degraded),
         verdict=fit_verdict(p_N, label_N, degraded=degraded),
     )
-    _publish(folder, job.out, fitted)
+    _publish(folder, out, fitted)
     return fitted
-
-
-def _require_enough(data: str, real: int, made: int, which: str = "") -> None:
-    if min(real, made) < _LEAST:
-        raise ConfigError(
-            f"{display(data)} has {real} real and {made} generated pictures{which}: give {_LEAST} of each at least"
-        )
 
 
 def _logits(out: str, model_id: str, locations: list[str], chosen: list[str]) -> NDArray[np.float64]:
@@ -129,8 +119,8 @@ def _card(folder: Path, config: DetectorConfig) -> str:
     text = before.read_text(encoding="utf-8") if before.is_file() else f"# {config.name}\n"
     assert config.calibration is not None
     rows: list[Any] = [
-        f"| {t.target_fpr:.1%} | {t.value:.3f} | {t.achieved_fpr:.2%} ({t.interval[0]:.2%} to {t.interval[1]:.2%}) | "
-        f"{t.tpr:.2f} |"
+        f"| {100 * t.target_fpr:g}% | {t.value:.3f} | {t.achieved_fpr:.2%} "
+        f"({t.interval[0]:.2%} to {t.interval[1]:.2%}) | {t.tpr:.2f} |"
         for t in config.thresholds
     ]
     under: list[str] = []
@@ -139,7 +129,7 @@ def _card(folder: Path, config: DetectorConfig) -> str:
             "",
             "The rates are kept on degraded copies of these pictures too, so as they are it is less than the target:",
             "",
-            "| condition | " + " | ".join(f"FPR at {t.target_fpr:.1%} | TPR" for t in config.thresholds) + " |",
+            "| condition | " + " | ".join(f"FPR at {100 * t.target_fpr:g}% | TPR" for t in config.thresholds) + " |",
             "|---|" + "---|---|" * len(config.thresholds),
             *(
                 f"| {of[0].condition} | " + " | ".join(f"{one.fpr:.1%} | {one.tpr:.2f}" for one in of) + " |"

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.cluster import connected
-from pipelines.evaluation_inputs import draw, manifest_of, pair_groups
+from pipelines.evaluation_inputs import draw, input_id, manifest_of, pair_groups
 from pipelines.evaluation_tables import write_tables
 from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled
@@ -55,7 +55,7 @@ class EvaluateJob:
     `neutral`  every condition once more, behind one resize and one JPEG for both classes
     `peers`    models on whose encoders published methods are evaluated too (radet.peers)
     `groups`   a manifest with a uri and a pair_group column; without it a pair group is a source with both classes
-    `limit`    at most so many pictures, drawn evenly from the whole listing
+    `limit`    at most so many pictures, drawn evenly from the whole listing, one of each class at least
     """
 
     data: str
@@ -143,6 +143,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     groups = pair_groups(labelled, job.groups)
     folder = open_folder(job.out)
     folder.write("inputs.jsonl", manifest_of(labelled, chosen))
+    asked = pa.array([input_id(location, condition) for location in labelled.locations for condition in chosen])
     with tempfile.TemporaryDirectory(prefix="radet-peers-") as scratch, connected(job.address):
         entrants = _entrants(job, Path(scratch))
         watcher.opened(labelled, chosen, [entrant.name for entrant in entrants])
@@ -163,6 +164,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
             manifest = score(one, watcher.detector(number, entrant.name))
             table = read_scores(out, columns=[*_COLUMNS, "model_id"])
             table = table.filter(pc.equal(table["model_id"], manifest["model_id"]))
+            table = table.filter(pc.is_in(table["id"], asked))  # OUT may hold rows of other pictures and conditions
             contenders += _contenders(entrant, table, labelled, chosen, _milliseconds(out, manifest["model_id"]))
             failures = failures or _failures(table)
     rows = [row for contender in contenders for row in _rows(contender, labelled, groups, chosen)]
@@ -217,7 +219,7 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
             own.append(
                 _Entrant(
                     name=name,
-                    source="this checkpoint",
+                    source=f"{display(model)}, {detector.model_id}",
                     model=model,
                     config=detector.config,
                     gmac=gmac(detector),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.degraded import degraded
-from pipelines.items import URI_COLUMNS, choose_column, display, resolve
+from pipelines.items import URI_COLUMNS, display, resolve
 from pipelines.labelled import Labelled
 from pipelines.manifests import first_line, lines
 from radet.degradations import CLEAN
@@ -20,10 +20,17 @@ _GROUP_COLUMNS = ("pair_group", "group")
 
 
 def draw(labelled: Labelled, limit: int | None) -> Labelled:
-    """At most `limit` pictures, drawn evenly and the same each time."""
+    """At most `limit` pictures, drawn evenly and the same each time, one of each class at least.
+
+    Raises ConfigError for a limit of one picture.
+    """
     if limit is None or limit >= len(labelled.locations):
         return labelled
-    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.locations))[:limit])
+    if limit < 2:
+        raise ConfigError("a limit of 1 leaves one class out: draw 2 pictures at least")
+    order = np.random.default_rng(0).permutation(len(labelled.locations))
+    first = [np.flatnonzero(labelled.generated[order] == made)[0] for made in (False, True)]
+    chosen = np.sort(np.concatenate([order[first], np.delete(order, first)])[:limit])
     return Labelled(
         [labelled.locations[i] for i in chosen],
         labelled.generated[chosen],
@@ -37,8 +44,7 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
     if manifest is None:
         return np.array(labelled.sources)
     columns = list(first_line(manifest))
-    uri = choose_column(manifest, columns, None, URI_COLUMNS)
-    group = choose_column(manifest, columns, None, _GROUP_COLUMNS)
+    uri, group = (_column(manifest, columns, usual) for usual in (URI_COLUMNS, _GROUP_COLUMNS))
     known = {
         _plain(resolve(str(row[uri]), manifest)): str(row.get(group) or "")
         for _, row in lines(manifest)
@@ -47,6 +53,13 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
     found = np.array([known.get(_plain(location), "") for location in labelled.locations])
     if not (found != "").any():
         raise ConfigError(f"{manifest} names none of the pictures: its {uri!r} must lead to the same files as DATA")
+    return found
+
+
+def _column(manifest: str, columns: list[str], usual: tuple[str, ...]) -> str:
+    found = next((name for name in usual if name in columns), None)
+    if found is None:
+        raise ConfigError(f"{manifest} has no column named {' or '.join(usual)}; it has {', '.join(columns)}")
     return found
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.evaluate import Contender, Evaluation
+from pipelines.names import in_plot, named
 from radet.degradations import CLEAN, NEUTRAL, SUITES
 from radet.ranking import Ranking
 
@@ -24,6 +25,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0
 _REAL, _GENERATED = "#0072B2", "#D55E00"
 _MOST = 8  # lines in one picture
 _BINS = 40
+_NAME = 18  # characters beside an axis
 
 
 def svg(figure: Figure) -> str:
@@ -62,10 +64,10 @@ def precision_recall(found: Evaluation) -> Figure:
 def _curves(found: Evaluation) -> Iterator[tuple[dict[str, Any], Floats, Floats]]:
     """Of every detector shown: its line's look and label, true and false positives by falling threshold."""
     for number, contender in enumerate(_shown(found)):
-        there, score, label = _clean(contender, found)
-        if there.any():
+        score, label = _clean(contender, found)
+        if label.any() and not label.all():
             (tp_G,), (fp_G,) = Ranking(score, label).curve()
-            yield {"label": contender.name, **_style(number)}, tp_G, fp_G
+            yield {"label": in_plot(contender.name), **_style(number)}, tp_G, fp_G
 
 
 def scores(contender: Contender, found: Evaluation) -> Figure:
@@ -107,8 +109,10 @@ def radar(found: Evaluation) -> Figure | None:
     for number, contender in enumerate(_shown(found)[:_MOST]):
         rows = [found.row(contender.name, CLEAN, "generator", name) or {} for name in generators]
         values = np.array([row.get("auroc", np.nan) for row in rows], np.float64)
-        axes.plot(np.append(angle, angle[0]), np.append(values, values[0]), label=contender.name, **_style(number))
-    axes.set_xticks(angle, [_short(name) for name in generators], fontsize=8)
+        axes.plot(
+            np.append(angle, angle[0]), np.append(values, values[0]), label=in_plot(contender.name), **_style(number)
+        )
+    axes.set_xticks(angle, [in_plot(named(name), _NAME) for name in generators], fontsize=8)
     for label, turn in zip(axes.get_xticklabels(), angle, strict=True):
         aside = np.cos(turn)  # names begin or end at the rim, and lie on it nowhere
         label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
@@ -142,7 +146,8 @@ def robustness(found: Evaluation) -> Figure | None:
     for panel, (suite, chosen) in zip(panels.flat, kinds, strict=False):
         for number, contender in enumerate(_shown(found)):
             values = [(found.row(contender.name, condition) or {}).get("auroc", np.nan) for condition in chosen]
-            panel.plot(range(len(chosen)), values, marker="o", markersize=3, label=contender.name, **_style(number))
+            label = in_plot(contender.name)
+            panel.plot(range(len(chosen)), values, marker="o", markersize=3, label=label, **_style(number))
         panel.set_title(suite, fontsize=10)
         ticks = [condition.partition(":")[2] or "as is" for condition in chosen]
         panel.set_xticks(range(len(chosen)), [t if len(t) < 8 else suite for t in ticks], fontsize=8)
@@ -171,7 +176,7 @@ def reliability(found: Evaluation, bins: int = 10) -> Figure | None:
         p, label = p[there], found.labelled.generated[there]
         parts = np.array_split(np.argsort(p, kind="stable"), bins)
         points = [(p[part].mean(), label[part].mean()) for part in parts if len(part)]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=contender.name, **_style(number))
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=in_plot(contender.name), **_style(number))
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean p_generated", ylabel="share that is generated")
     return _legend(figure, axes)
 
@@ -181,10 +186,10 @@ def _shown(found: Evaluation) -> list[Contender]:
     return sorted(found.contenders, key=lambda contender: not contender.whole)[:_MOST]
 
 
-def _clean(contender: Contender, found: Evaluation) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
+def _clean(contender: Contender, found: Evaluation) -> tuple[Floats, NDArray[np.bool_]]:
     score = contender.scored[CLEAN].score
     there = np.isfinite(score)
-    return there, score[there], found.labelled.generated[there]
+    return score[there], found.labelled.generated[there]
 
 
 def _histogram(
@@ -200,7 +205,8 @@ def _histogram(
         edges = np.linspace(low, high, _BINS + 1).tolist()
         for of_class, label, colour in ((~generated, "real", _REAL), (generated, "generated", _GENERATED)):
             part = values[there & of_class]
-            axes.hist(part, edges, density=True, alpha=0.5, color=colour, label=f"{label} ({len(part):,})")
+            if len(part):
+                axes.hist(part, edges, density=True, alpha=0.5, color=colour, label=f"{label} ({len(part):,})")
     axes.set(xlabel=name, ylabel="density")
     return _legend(figure, axes)
 
@@ -226,7 +232,3 @@ def _style(number: int) -> dict[str, Any]:
         "linestyle": _DASHES[number % len(_DASHES)],
         "linewidth": 1.5,
     }
-
-
-def _short(name: str, most: int = 18) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipelines.names import in_plot, named
 from radet.analysis import EMBEDDING, Analysis
 from radet.separation import ALL
 from radet.shift_bound import RANGE
@@ -16,6 +17,7 @@ from radet.shift_bound import RANGE
 GENERATED, REAL, GREY = "#d1651a", "#2f6db3", "#8a8a8a"
 
 _DPI = 120
+_NAME = 28  # characters beside an axis
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -125,7 +127,7 @@ def _sources(analysis: Analysis) -> Figure:
         axes.plot([row.p10, row.p90], [place, place], color=colour, linewidth=1)
         axes.plot([row.p25, row.p75], [place, place], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
         axes.plot([row.p50], [place], "o", color=colour, markersize=5)
-    axes.set_yticks(range(len(rows)), [f"{_short(row.source)} ({row.pictures})" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{in_plot(named(row.source), _NAME)} ({row.pictures})" for row in rows])
     if min(row.p10 for row in rows) > 0:
         axes.set_xscale("log")
     axes.set_xlabel("cosine drift, 1 - cos(z, z')")
@@ -168,7 +170,7 @@ def _by_generator(analysis: Analysis) -> Figure:
     own = _perturbations(analysis)[0]
     rows = [row for row in analysis.layers if (row.perturbation, row.measure) == (own, "cosine")]
     layers = list(dict.fromkeys(row.layer for row in rows))
-    sources = list(dict.fromkeys(f"{_short(row.found.source)} ({row.found.generated})" for row in rows))
+    sources = dict.fromkeys((row.found.source, row.found.generated) for row in rows)
     values = np.array([row.found.auroc for row in rows]).reshape(len(layers), len(sources)).T
     figure, (axes,) = _figure(2.8 + 0.62 * len(layers), 1.4 + 0.34 * len(sources))
     image = axes.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
@@ -183,7 +185,7 @@ def _by_generator(analysis: Analysis) -> Figure:
             color="white" if abs(value - 0.5) > 0.35 else "black",
         )
     axes.set_xticks(range(len(layers)), [_layer(layer) for layer in layers])
-    axes.set_yticks(range(len(sources)), sources)
+    axes.set_yticks(range(len(sources)), [f"{in_plot(named(name), _NAME)} ({count})" for name, count in sources])
     axes.set_xlabel("encoder block")
     axes.set_title(f"perturbation: {_PERTURBATIONS[own]}")
     figure.colorbar(image, ax=axes, label="AUROC", fraction=0.05)
@@ -270,7 +272,9 @@ def _divergence_sources(analysis: Analysis) -> Figure:
         panel.axvline(0, color="black", linewidth=0.6)
         panel.set_title(_ESTIMATORS[estimator])
         panel.set_xlabel("symmetric KL, nats  ( | = chance, 95 %)")
-    panels[0].set_yticks(range(len(names)), [f"{_short(name)} ({row.pictures})" for name, row in names.items()])
+    panels[0].set_yticks(
+        range(len(names)), [f"{in_plot(named(name), _NAME)} ({row.pictures})" for name, row in names.items()]
+    )
     return figure
 
 
@@ -316,7 +320,3 @@ def _perturbations(analysis: Analysis) -> list[str]:
 
 def _layer(name: str) -> str:
     return "out" if name == EMBEDDING else name.removeprefix("block ")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"

@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines import plots
 from pipelines.evaluate import Contender, Evaluation
 from pipelines.fetch import Fetcher
+from pipelines.names import named
 from radet.degradations import CLEAN
 from radet.errors import FetchError, ImageError
 from radet.images import decode_pixels
@@ -65,7 +66,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
             if (table := _table(found, whole, scope, title, corner))
         ],
         conditions=_conditions(found, whole),
-        confusions=[{"name": c.name, **c.confusion} for c in whole if c.confusion is not None],
+        confusions=[_confusion(c.name, c.confusion) for c in whole if c.confusion is not None],
         galleries=_galleries(main, found, Fetcher(allow_http=allow_http)),
         failures=found.failures,
     )
@@ -128,8 +129,8 @@ def _sentences(main: Contender, row: dict[str, Any], found: Evaluation) -> list[
         worst = min(generators, key=lambda r: r["auroc"])
         best = max(generators, key=lambda r: r["auroc"])
         said.append(
-            f"{main.name} does best on {best['name']} (AUROC {best['auroc']:.2f}) and worst on {worst['name']} "
-            f"({worst['auroc']:.2f})."
+            f"{main.name} does best on {named(best['name'])} (AUROC {best['auroc']:.2f}) and worst on "
+            f"{named(worst['name'])} ({worst['auroc']:.2f})."
         )
     others = [
         (c.name, value)
@@ -159,9 +160,14 @@ def _table(found: Evaluation, whole: Sequence[Contender], scope: str, title: str
             counts |= {"real": ""}
         return {"name": label, "whole": scope.startswith("mean"), "cells": cells, **counts}
 
-    rows = [line(name, scope, name) for name in names]
+    rows = [line(named(name), scope, name) for name in names]
     rows.append(line("mean", f"mean of {scope}s", ""))
     return {"title": title, "corner": corner, "columns": [c.name for c in whole], "rows": rows}
+
+
+def _confusion(detector: str, found: dict[str, Any]) -> dict[str, Any]:
+    rows = [row | {"name": named(row["name"])} for row in found["rows"]]
+    return {"name": detector, **found, "columns": [named(name) for name in found["columns"]], "rows": rows}
 
 
 def _conditions(found: Evaluation, whole: Sequence[Contender]) -> dict[str, Any] | None:
@@ -179,14 +185,14 @@ def _kept(found: Evaluation, whole: Sequence[Contender]) -> dict[str, Any]:
     stated = {c.name: c.config.verdict.target_fpr for c in whole if c.config.verdict is not None}
 
     def cell(name: str, condition: str) -> dict[str, Any]:
-        row = _nullable(found.row(name, condition))
-        low, high = row["intervals"]["fpr"]
+        row = _nullable(found.row(name, condition))  # without figures of a class that has no scores
+        low, high = row["intervals"].get("fpr", (None, None))
         return {
-            "fpr": row["fpr"],
+            "fpr": row.get("fpr"),
             "low": low,
             "high": high,
-            "found": row["fake_accuracy"],
-            "broken": low > stated[name],
+            "found": row.get("fake_accuracy"),
+            "broken": low is not None and low > stated[name],
         }
 
     rows = [{"name": condition, "cells": [cell(name, condition) for name in stated]} for condition in found.conditions]
@@ -210,7 +216,7 @@ def _galleries(main: Contender, found: Evaluation, fetcher: Fetcher) -> list[dic
                 src = thumbnail(fetcher.read(found.labelled.locations[place]))
             except (FetchError, ImageError):
                 continue  # scored a moment ago and gone now
-            source = found.labelled.sources[place]
+            source = named(found.labelled.sources[place])
             pictures.append(
                 {"src": src, "alt": f"picture of {source}", "words": f"{score[place]:.3f}", "source": source}
             )

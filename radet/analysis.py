@@ -110,11 +110,12 @@ def analyse(
     Costs about 50 encoder passes a picture with a learned probe. Everything random is a function of `seed`.
     Raises ConfigError where a class is missing, or lists and labels have different lengths.
     """
-    stacked, generated_N = np.stack(list(crops)), np.asarray(generated, bool)
-    if not len(stacked) == len(generated_N) == len(sources):
-        raise ConfigError(f"{len(stacked)} crops, {len(generated_N)} labels, {len(sources)} sources: give one of each")
+    listed, generated_N = list(crops), np.asarray(generated, bool)
+    if not len(listed) == len(generated_N) == len(sources):
+        raise ConfigError(f"{len(listed)} crops, {len(generated_N)} labels, {len(sources)} sources: give one of each")
     if generated_N.all() or not generated_N.any():
         raise ConfigError("an analysis compares generated pictures with real ones: give both")
+    stacked = np.stack(listed)
     detector.eval()
     names = [*(f"block {number}" for number in range(len(detector.encoder.blocks))), EMBEDDING]
     probes = probes_of(detector)
@@ -123,7 +124,9 @@ def analyse(
     drift_N = seen.moved[own][0][:, -1]
     references = None
     if reference is not None:
-        references = clean_features(detector, np.stack(list(reference)), told)
+        if not (given := list(reference)):
+            raise ConfigError("the reference set has no picture")
+        references = clean_features(detector, np.stack(given), told)
     divergences, explained = _divergences(names, seen.features, generated_N, sources, references, seed, told)
     config = detector.config.probe
     return Analysis(

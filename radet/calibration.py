@@ -16,10 +16,20 @@ from radet.thresholds import DegradedRates, ThresholdConfig, VerdictConfig
 
 Floats = NDArray[np.float64]
 
+LEAST = 20  # pictures of each class that a probability and thresholds are fitted to
+
 _ROUNDING = 1e-6  # of a probability
 _LEAST_WEIGHT = 1e-3  # of a branch that says nothing
 _WORTH = 0.55  # AUROC of a branch alone, below which it is not listened to
 _RIDGE = 1e-4  # where the classes are separable, weights would grow without end
+
+
+def require_enough(data: str, real: int, generated: int, which: str = "") -> None:
+    """Raises ConfigError where `data` has too few pictures of a class to fit to. `which` are counted, if not all."""
+    if min(real, generated) < LEAST:
+        raise ConfigError(
+            f"{data} has {real} real and {generated} generated pictures{which}: give {LEAST} of each at least"
+        )
 
 
 def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
@@ -33,20 +43,26 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
     logit, label = np.asarray(logit_NB, np.float64), np.asarray(label_N, bool)
     worth = [auroc(column, label) >= _WORTH for column in logit.T]
     bounds = [(_LEAST_WEIGHT, None if good else _LEAST_WEIGHT) for good in worth]
-    return _logistic_regression(logit, label, np.where(worth, 1.0, _LEAST_WEIGHT), bounds, ridge=_RIDGE)
+    return _logistic_regression(logit, label, label, np.where(worth, 1.0, _LEAST_WEIGHT), bounds, ridge=_RIDGE)
 
 
 def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> CalibrationConfig:
     """p = sigmoid(scale * logit + offset), by maximum likelihood with both classes given the same weight.
 
-    So p is the probability at even odds, whatever the mixture of the validation data (Platt 1999). Raises ConfigError
-    where the logit is no better than chance, so that no increasing map makes a probability of it.
+    So p is the probability at even odds, whatever the mixture of the validation data. The targets are not 0 and 1 but
+    1 / (real + 2) and (generated + 1) / (generated + 2), of so many pictures (Platt 1999): where the classes are
+    separated, p is as sure as their number allows, and no surer. Raises ConfigError where the logit is no better than
+    chance (nor where it is no number), so that no increasing map makes a probability of it.
     """
     logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, bool)
-    (scale,), offset = _logistic_regression(logit[:, None], label, np.ones(1), [(None, None)], ridge=0.0)
-    scale = float(scale)
+    worth, scale, offset = auroc(logit, label), 0.0, 0.0
+    if worth > 0.5:
+        generated, real = int(label.sum()), int((~label).sum())
+        target_N = np.where(label, (generated + 1) / (generated + 2), 1 / (real + 2))
+        (scale,), offset = _logistic_regression(logit[:, None], label, target_N, np.ones(1), [(None, None)], ridge=0.0)
+        scale = float(scale)
     if scale <= 0:
-        found = f"the detector is no better than chance on {fitted_on} (AUROC {auroc(logit, label):.3f})"
+        found = f"the detector is no better than chance on {fitted_on} (AUROC {worth:.3f})"
         mend = "train for longer, on more pictures, or look at the labels"
         raise ConfigError(f"nothing to calibrate: {found}: {mend}")
     p_N = sigmoid(scale * logit + offset)
@@ -65,23 +81,26 @@ def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> Calibra
 def _logistic_regression(
     x_NB: Floats,
     label_N: NDArray[np.bool_],
+    target_N: ArrayLike,
     start_B: Floats,
     bounds: Sequence[tuple[float | None, float | None]],
     *,
     ridge: float,
 ) -> tuple[Floats, float]:
-    """(weights [B] within `bounds`, bias) that minimise the mean log loss, both classes given the same weight, plus
-    ridge / 2 |weights|^2."""
+    """(weights [B] within `bounds`, bias) that minimise the mean log loss against `target_N` in [0, 1], both classes
+    given the same weight, plus ridge / 2 |weights|^2."""
     from scipy.optimize import minimize  # noqa: PLC0415 - a second, which scoring does without
 
     share_N = np.where(label_N, 0.5 / label_N.sum(), 0.5 / (~label_N).sum())
-    sign_N = np.where(label_N, 1.0, -1.0)
+    yes_N = np.asarray(target_N, np.float64)
+    no_N = 1 - yes_N
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         weights = parameters[:-1]
-        margin_N = sign_N * (x_NB @ weights + parameters[-1])
-        slope_N = -share_N * sign_N * sigmoid(-margin_N)
-        value = float(share_N @ np.logaddexp(0, -margin_N) + ridge / 2 * weights @ weights)
+        logit_N = x_NB @ weights + parameters[-1]
+        slope_N = share_N * (no_N * sigmoid(logit_N) - yes_N * sigmoid(-logit_N))
+        loss_N = yes_N * np.logaddexp(0, -logit_N) + no_N * np.logaddexp(0, logit_N)
+        value = float(share_N @ loss_N + ridge / 2 * weights @ weights)
         return value, np.append(slope_N @ x_NB + ridge * weights, slope_N.sum())
 
     found = minimize(
@@ -110,14 +129,17 @@ def fit_thresholds(
     achieves there, its exact 95 % interval, and the share of generated pictures it finds.
 
     `degraded` is p of the same pictures, [N], nan for none, by condition: the threshold is the least that keeps the
-    rate as they are and under each condition, so as they are it may achieve less.
+    rate as they are and under each condition, so as they are it may achieve less. Where the classes are separated,
+    every rate has the one threshold between them.
     """
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, bool)
     real, generated = p[~label], p[label]
     copies = {condition: np.asarray(q, np.float64) for condition, q in (degraded or {}).items()}
+    parting = _parting([p, *copies.values()], label)
     found = []
     for rate in rates:
-        value = max(_between_scores(_finite(one), rate) for one in (real, *(q[~label] for q in copies.values())))
+        values = (_between_scores(_finite(one), rate) for one in (real, *(q[~label] for q in copies.values())))
+        value = min(1.0, max(values)) if parting is None else parting  # of a real picture at 1: p > 1 is none
         hits = int((real > value).sum())
         found.append(
             ThresholdConfig(
@@ -151,13 +173,30 @@ def fit_verdict(
     """The abstain band: above it at most `fpr` of real pictures, below it at most `fnr` of generated ones, as they are
     and `degraded` (fit_thresholds).
 
-    Where the two overlap (a detector that good), the band is empty: both ends are the upper threshold.
+    Where the two overlap (a detector that good), the band is empty: both ends are the upper threshold, or what lies
+    between classes that are separated.
     """
     label = np.asarray(label_N, bool)
     copies = [np.asarray(p, np.float64) for p in (p_N, *(degraded or {}).values())]
-    above = max(_between_scores(_finite(p[~label]), fpr) for p in copies)
-    below = min(-_between_scores(-_finite(p[label]), fnr) for p in copies)
+    if (parting := _parting(copies, label)) is not None:
+        return VerdictConfig(real_below=parting, generated_above=parting, target_fpr=fpr, target_fnr=fnr)
+    above = min(1.0, max(_between_scores(_finite(p[~label]), fpr) for p in copies))
+    below = max(0.0, min(-_between_scores(-_finite(p[label]), fnr) for p in copies))
     return VerdictConfig(real_below=min(below, above), generated_above=above, target_fpr=fpr, target_fnr=fnr)
+
+
+def _parting(copies: Sequence[Floats], label_N: NDArray[np.bool_]) -> float | None:
+    """The middle, on the logit, between the highest real and the lowest generated picture of all `copies`; None where
+    that is no gap.
+
+    Beside the highest real one a threshold would keep the rate too, at the very edge of a gap however wide.
+    """
+    real = max(_finite(p[~label_N]).max() for p in copies)
+    generated = min(_finite(p[label_N]).min() for p in copies)
+    if real >= generated:
+        return None
+    ends = np.clip([real, generated], 1e-17, 1 - 2.0**-53)  # the logits of 0 and 1 are infinite
+    return float(sigmoid((np.log(ends) - np.log1p(-ends)).mean()))
 
 
 def _finite(p_N: Floats) -> Floats:

@@ -102,7 +102,12 @@ def explain(detector: Detector, image: ImageLike, *, id: str | None = None) -> E
     row = read_row(image, 0, detector.config.crop)
     if row.crop is None:
         raise _error_of(score)
-    heat = _heat(detector, row.crop)
+    return explain_crop(detector, row.crop, score)
+
+
+def explain_crop(detector: Detector, crop: Pixels, score: Score) -> Explanation:
+    """Explain the detector's score of a crop, at one more pass of the encoder for the clean picture and each view."""
+    heat = _heat(detector, crop)
     reference, calibration = detector.config.reference, detector.config.calibration
     below = p_below = None
     if reference is not None and score.drift_cosine is not None:
@@ -112,7 +117,7 @@ def explain(detector: Detector, image: ImageLike, *, id: str | None = None) -> E
     contributions, bias = _contributions(detector, score)
     return Explanation(
         score=score,
-        crop=row.crop,
+        crop=crop,
         heat=heat,
         percentile=below,
         p_percentile=p_below,
@@ -122,15 +127,15 @@ def explain(detector: Detector, image: ImageLike, *, id: str | None = None) -> E
     )
 
 
-@torch.inference_mode()
 def _heat(detector: Detector, crop: Pixels) -> Heat | None:
     """Drift of the last block's patches, the mean over the probe's pairs."""
     if not detector.probe.groups:
         return None
     (x_BCHW,) = detector.pixels(crop[None])
-    clean = detector.encoder.look(x_BCHW, detector.layers)
-    pixels = [x_BCHW, *detector.probe.views(x_BCHW, clean.z)]
-    patches = [detector.encoder.patches(view).double() for view in pixels]
+    with detector.scoring():
+        clean = detector.encoder.look(x_BCHW, detector.layers)
+        pixels = [x_BCHW, *detector.probe.views(x_BCHW, clean.z)]
+        patches = [detector.encoder.patches(view).double() for view in pixels]
     pairs = [pair for group in detector.probe.groups for pair in group]
     drift_Bhw = torch.stack([cosine_drift(patches[i], patches[j]) for i, j in pairs]).mean(0)
     return drift_Bhw[0].float().cpu().numpy()
@@ -152,15 +157,18 @@ def _sentences(
 ) -> list[str]:
     said = []
     if score.p_generated is None or config.verdict is None:
-        said.append(f"{config.name} is not calibrated: it gives a logit ({score.logit:.2f}) and no probability.")
+        logit = "no logit" if score.logit is None else f"a logit ({score.logit:.2f})"
+        said.append(f"{config.name} is not calibrated: it gives {logit} and no probability.")
     else:
         chance = f"At even odds of real and generated, the probability of generation is {score.p_generated:.2f}."
-        above, under, rate = config.verdict.generated_above, config.verdict.real_below, config.verdict.target_fpr
+        above, under = config.verdict.generated_above, config.verdict.real_below
+        achieved = [f"{t.achieved_fpr:.1%}" for t in config.thresholds if t.value == above]
+        exceeded = achieved[0] if achieved else f"at most {config.verdict.target_fpr:.0%}"
         words = {
-            "generated": f"Verdict: generated, since that is above {above:.2f}, which {rate:.0%} of the real "
+            "generated": f"Verdict: generated, since that is above {above:.2f}, which {exceeded} of the real "
             "calibration pictures exceeded.",
-            "real": f"Verdict: real, since that is below {under:.2f}, as were {config.verdict.target_fnr:.0%} of the "
-            "generated calibration pictures.",
+            "real": f"Verdict: real, since that is below {under:.2f}, as were at most {config.verdict.target_fnr:.0%} "
+            "of the generated calibration pictures.",
             "uncertain": f"Verdict: uncertain, since that lies between {under:.2f} and {above:.2f}, where this "
             "detector does not decide.",
         }

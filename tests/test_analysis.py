@@ -1,12 +1,16 @@
 """What an analysis says, against what the detector, the controls and plain statistics say."""
 
 import json
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from radet.analysis import EMBEDDING, Analysis, analyse
+from pipelines.plots_analysis import draw
+from radet.analysis import EMBEDDING, Analysis, LayerRow, analyse
+from radet.config import ProbeConfig, ProbeKind
 from radet.controls import run_controls
 from radet.detector import Detector
 from radet.errors import ConfigError
@@ -14,7 +18,7 @@ from radet.findings import sentences, tables, to_dict
 from radet.fit import refit
 from radet.metrics import auroc
 from radet.passes import EPSILONS
-from radet.separation import ALL, separate, spreads
+from radet.separation import ALL, LEAST, separate, spreads
 from radet.training import new_detector
 
 from .training import SIZE, tiny_recipe, write_encoder
@@ -42,6 +46,35 @@ def detector(tmp_path_factory: pytest.TempPathFactory, crops: NDArray[np.uint8])
 @pytest.fixture(scope="module")
 def analysis(detector: Detector, crops: NDArray[np.uint8]) -> Analysis:
     return analyse(detector, crops, GENERATED, SOURCES)
+
+
+@pytest.mark.parametrize(("made", "larger"), [(1, "undecided"), (LEAST - 1, "undecided"), (LEAST, "generated")])
+def test_a_handful_of_pictures_decides_nothing_even_where_they_lie_apart(made: int, larger: str) -> None:
+    generated = np.arange(200) < made
+    for sign, expected in ((1, larger), (-1, "real" if larger == "generated" else larger)):
+        found, _ = separate(sign * generated, generated, ["source"] * 200, seed=0)
+        assert found.auroc == (sign > 0)
+        assert found.larger == expected
+        assert found.high - found.low == pytest.approx(1 - 0.025 ** (1 / made))
+
+
+def test_so_few_pictures_that_controls_tell_nothing_are_said_to_be(analysis: Analysis) -> None:
+    said, of_few = (" ".join(sentences(one)) for one in (analysis, replace(analysis, generated=LEAST - 1)))
+    assert "too few to tell what explains it" in of_few
+    assert "too few to tell what explains it" not in said
+
+
+def test_plots_show_any_name(analysis: Analysis) -> None:
+    """A formula that is none, none at all, and two that are one once they are cut."""
+    names = {"made0": r"gen$\frac{1}$", "made1": "x" * 40 + "1", "made2": "x" * 40 + "2", "seen0": ""}
+
+    def renamed(row: LayerRow) -> LayerRow:
+        return row._replace(found=row.found._replace(source=names.get(row.found.source, row.found.source)))
+
+    layers = tuple(renamed(row) for row in analysis.layers)
+    sources = tuple(row._replace(source=names.get(row.source, row.source)) for row in analysis.sources)
+    plots = draw(replace(analysis, layers=layers, sources=sources))
+    assert {"plot_sources", "plot_layers_by_generator"} <= set(plots)
 
 
 def test_its_drift_is_the_detector_s(analysis: Analysis, detector: Detector, crops: NDArray[np.uint8]) -> None:
@@ -132,3 +165,17 @@ def test_what_cannot_be_compared_is_refused(detector: Detector, crops: NDArray[n
         analyse(detector, crops, np.ones(60, bool), SOURCES)
     with pytest.raises(ConfigError, match="give one of each"):
         analyse(detector, crops, GENERATED[:-1], SOURCES)
+    with pytest.raises(ConfigError, match="give both"):
+        analyse(detector, [], [], [])
+    with pytest.raises(ConfigError, match="reference set has no picture"):
+        analyse(detector, crops, GENERATED, SOURCES, reference=[])
+
+
+@pytest.mark.parametrize("kind", get_args(ProbeKind))
+def test_every_probe_has_words(detector: Detector, crops: NDArray[np.uint8], kind: ProbeKind) -> None:
+    if kind != "drp":
+        detector = Detector(
+            replace(detector.config, probe=ProbeConfig(kind=kind), heads=None, reference=None), detector.encoder, None
+        )
+    found = analyse(detector, crops[:12], GENERATED[:12], SOURCES[:12])
+    assert sentences(found)[0].startswith("Under ")

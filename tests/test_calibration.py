@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from radet.calibration import fit_fusion, fit_platt, fit_thresholds, fit_verdict, probability, sigmoid, verdicts
 from radet.config import CalibrationConfig
@@ -79,6 +80,38 @@ def test_a_perfect_detector_needs_no_band() -> None:
     assert verdicts([0.1, 0.2, 0.8, 0.9], found)[2:] == ["generated", "generated"]
 
 
+@pytest.mark.parametrize("each", [20, 200])
+def test_separated_classes_are_as_sure_as_their_number_allows(each: int) -> None:
+    rng = np.random.default_rng(0)
+    logit = np.concatenate([rng.normal(-1, 0.2, each), rng.normal(3, 0.1, each)])
+    label = np.arange(2 * each) >= each
+    found = fit_platt(logit, label, "noise")
+    p = probability(logit, found)
+    assert p[~label].mean() == pytest.approx(1 / (each + 2), rel=0.1)
+    assert p[label].mean() == pytest.approx((each + 1) / (each + 2), rel=0.1)
+    middle = (logit[~label].max() + logit[label].min()) / 2
+    band = fit_verdict(p, label)
+    for value in (band.real_below, band.generated_above, *(t.value for t in fit_thresholds(p, label))):
+        assert (np.log(value / (1 - value)) - found.offset) / found.scale == pytest.approx(middle, abs=1e-3)
+
+
+def test_a_gap_is_one_that_no_degradation_closes() -> None:
+    p, label = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])
+    narrower, closed = np.array([0.1, 0.6, 0.7, 0.9]), np.array([0.1, 0.85, 0.7, np.nan])
+    (threshold,) = fit_thresholds(p, label, [0.01], {"narrower": narrower})
+    assert threshold.value == fit_verdict(p, label, degraded={"narrower": narrower}).generated_above
+    assert 0.6 < threshold.value < 0.7
+    (threshold,) = fit_thresholds(p, label, [0.01], {"closed": closed})
+    assert threshold.value == pytest.approx(0.85, abs=1e-5)
+    band = fit_verdict(p, label, degraded={"closed": closed})
+    assert (band.real_below, band.generated_above) == pytest.approx((0.7, 0.85), abs=1e-5)
+
+
+def test_classes_at_both_ends_have_a_threshold_between_them() -> None:
+    (threshold,) = fit_thresholds(np.array([0.0, 1.0]), np.array([0, 1]), [0.01])
+    assert 0 < threshold.value < 1
+
+
 def test_sigmoid_does_not_overflow() -> None:
     assert sigmoid([-1e4, 0, 1e4]).tolist() == [0, 0.5, 1]
 
@@ -95,6 +128,23 @@ def test_configs_that_cannot_be() -> None:
 def test_what_is_no_better_than_chance_is_said_so() -> None:
     with pytest.raises(ConfigError, match=r"no better than chance on noise \(AUROC 0\.[0-4]"):
         fit_platt(-LOGIT, LABEL, "noise")
+
+
+@pytest.mark.parametrize("logit", [np.zeros(4000), np.full(4000, 2.0), np.where(np.arange(4000) == 7, np.nan, LOGIT)])
+def test_what_says_nothing_is_no_better_than_chance(logit: NDArray[np.float64]) -> None:
+    with pytest.raises(ConfigError, match="no better than chance on noise"):
+        fit_platt(logit, LABEL, "noise")
+
+
+def test_probabilities_at_the_ends_have_thresholds_within_them() -> None:
+    """So few pictures that the rate is none of them: the threshold lies above the highest real one, which may be 1."""
+    p, label = np.array([0.2, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 1])
+    for threshold in fit_thresholds(p, label):
+        assert threshold.value == 1.0
+        assert threshold.achieved_fpr == 0 == (p[label == 0] > threshold.value).mean()
+    band = fit_verdict(p, label)
+    assert (band.real_below, band.generated_above) == (0.0, 1.0)
+    assert verdicts(p, band) == ["uncertain"] * 4
 
 
 def test_fusion_weighs_branches_by_what_they_are_worth() -> None:

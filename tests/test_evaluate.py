@@ -22,7 +22,7 @@ from pipelines.score import Watcher
 from pipelines.sink import read_scores
 from radet import Detector
 from radet.calibration import probability
-from radet.config import DetectorConfig, resolve
+from radet.config import DetectorConfig, model_id, resolve
 from radet.degradations import NEUTRAL
 from radet.errors import ConfigError
 from radet.evaluation import confusion
@@ -128,6 +128,21 @@ def test_a_picture_that_a_manifest_names_twice_counts_twice(tree: Path, tmp_path
     assert (row["real"], row["generated"], row["failed"]) == (3, 2, 0)
 
 
+def test_failures_are_those_of_the_pictures_and_conditions_that_were_asked_for(
+    found: tuple[Evaluation, EvaluateJob], tree: Path, tmp_path: Path
+) -> None:
+    """OUT holds a broken picture under three more conditions, and then one that is no longer in the corpus."""
+    _, job = found
+    again = replace(job, out=str(shutil.copytree(job.out, tmp_path / "out")), suites="clean", neutral=False)
+    (failure,) = evaluate(again, EvaluateWatcher()).failures
+    assert failure["id"].startswith("clean!")
+    named = [(tree / "wukong" / folder / "1.png", folder) for folder in ("0_real", "1_fake")]
+    (tmp_path / "list.csv").write_text("uri,label\n" + "".join(f"{path},{folder[2:]}\n" for path, folder in named))
+    fewer = evaluate(replace(again, data=str(tmp_path / "list.csv")), EvaluateWatcher())
+    assert fewer.failures == []
+    assert fewer.row("radet-lite")["real"] == 1
+
+
 @pytest.mark.slow
 def test_published_methods_run_in_the_same_loop(found: tuple[Evaluation, EvaluateJob], tmp_path: Path) -> None:
     evaluation, job = found
@@ -150,8 +165,10 @@ def test_models_come_before_peers(tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(resolve("radet-lite"), other)
     job = EvaluateJob(data="", models=("radet-lite", str(other)), peers=("radet-lite",), out=str(tmp_path / "out"))
-    names = [entrant.name for entrant in _entrants(job, tmp_path / "peers")]
-    assert names[:3] == ["radet-lite", "radet-lite (2)", "linear probe"]
+    entrants = _entrants(job, tmp_path / "peers")
+    assert [entrant.name for entrant in entrants][:3] == ["radet-lite", "radet-lite (2)", "linear probe"]
+    lite = model_id(resolve("radet-lite"))
+    assert [entrant.source for entrant in entrants][:2] == [f"radet-lite, {lite}", f"{other}, {lite}"]
 
 
 def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -> None:
@@ -289,7 +306,7 @@ def test_rates_are_kept_under_the_conditions_of_an_evaluation(
     calibrating = CalibrateJob(
         data=str(tmp_path / "ours.csv"),
         model="radet-lite",
-        out=tmp_path / "held",
+        out=str(tmp_path / "held"),
         rates=(0.1, 0.3),
         suites="jpeg:50",
         evaluation=job.out,
@@ -314,7 +331,7 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_any_is_scored(
     photographs: list[Image.Image], tmp_path: Path
 ) -> None:
     data = write_tree(tmp_path / "few", photographs, {"gen": ("0_real", "1_fake")}, 19)
-    job = CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "x", address="127.0.0.1:1")  # no Ray is there
+    job = CalibrateJob(data=str(data), model="radet-lite", out=str(tmp_path / "x"), address="127.0.0.1:1")  # no Ray
     with pytest.raises(ConfigError, match="has 19 real and 19 generated pictures: give 20 of each at least"):
         calibrate(job, Watcher())
 
@@ -325,8 +342,8 @@ def test_calibrating_anew_changes_probabilities_and_nothing_else(
 ) -> None:
     data = write_tree(tmp_path / "ours", photographs, {"gen": ("0_real", "1_fake")}, 22)
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        calibrate(CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "x", rates=(5.0,)), Watcher())
-    job = CalibrateJob(data=str(data), model="radet-lite", out=tmp_path / "ours-lite", rates=(0.1,))
+        calibrate(CalibrateJob(data=str(data), model="radet-lite", out=str(tmp_path / "x"), rates=(5.0,)), Watcher())
+    job = CalibrateJob(data=str(data), model="radet-lite", out=str(tmp_path / "ours-lite"), rates=(0.1,))
     config = calibrate(job, Watcher())
     before, after = Detector.from_pretrained("radet-lite"), Detector.from_pretrained(tmp_path / "ours-lite")
     assert after.config == config == DetectorConfig.read(tmp_path / "ours-lite")

@@ -1,15 +1,17 @@
 """Explanations add up to the score that they explain."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from radet import Detector
 from radet.errors import FetchError, ImageError
-from radet.explain import explain
+from radet.explain import _sentences, explain
 from radet.peers import drift_detectors, linear_detector
 
 
@@ -40,6 +42,17 @@ def test_it_explains_the_score_that_scoring_gives(detector: Detector, path: Path
     assert f"{score.p_generated:.2f}" in text
 
 
+def test_the_rate_that_is_told_is_the_achieved_one(detector: Detector, path: Path) -> None:
+    (score,) = detector.score([path])
+    score = replace(score, p_generated=0.999, verdict="generated")
+    (told,) = (t for t in detector.config.thresholds if t.target_fpr == detector.config.verdict.target_fpr)
+    assert told.achieved_fpr < told.target_fpr
+    text = " ".join(_sentences(detector.config, score, None, None, {}))
+    assert f"which {told.achieved_fpr:.1%} of the real calibration pictures exceeded" in text
+    text = " ".join(_sentences(replace(detector.config, thresholds=()), score, None, None, {}))
+    assert "which at most 5% of the real" in text
+
+
 def test_heat_is_the_drift_of_each_patch(detector: Detector, path: Path) -> None:
     heat = explain(detector, path).heat
     assert heat.shape == (7, 7)
@@ -67,6 +80,20 @@ def test_a_detector_without_drift_or_calibration_explains_what_it_has(detector: 
     assert "not calibrated" in found.sentences[0]
 
 
+def test_a_detector_without_a_logit_explains_its_drift(detector: Detector, path: Path) -> None:
+    _, rigid = next(drift_detectors(detector))
+    found = explain(rigid, path)
+    assert "gives no logit" in found.sentences[0]
+    assert found.score.logit is None
+    assert found.heat is not None
+
+
+def test_heat_is_the_same_whatever_the_caller_computes_in(detector: Detector, path: Path) -> None:
+    heat = explain(detector, path).heat
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(explain(detector, path).heat, heat)
+
+
 def test_what_is_no_picture_is_an_error_with_its_code(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>")
     with pytest.raises(ImageError) as error:
@@ -82,8 +109,6 @@ def test_the_linear_peer_is_the_probe_inside_the_semantic_branch(detector: Detec
     again = linear_detector(detector)
     assert again is not None
     assert linear.model_id == again.model_id != detector.model_id
-    import torch
-
     with torch.inference_mode():
         pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         look = detector.encoder.look(pixels, detector.layers)

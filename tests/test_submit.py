@@ -71,7 +71,7 @@ def parts(file: Path) -> tuple[str, str]:
 
 
 def test_score_from_s3_to_s3_on_two_nodes_with_a_model_in_s3(
-    nodes: Nodes, watched: Proxy, job: Path, s3: S3Server
+    nodes: Nodes, watched: Proxy, job: Path, s3: S3Server, tmp_path: Path
 ) -> None:
     model = upload(ROOT / "radet" / "weights" / "radet-lite", s3.url(f"submit-{os.getpid()}/model"))
     before = watched.count("GET", "/model/model.safetensors")
@@ -90,7 +90,17 @@ def test_score_from_s3_to_s3_on_two_nodes_with_a_model_in_s3(
 
     again = radet("submit", str(job), "--address", nodes.dashboard, "--set", f"score.model={model}", "--set", "run=1")
     assert again.returncode == 0
-    assert "has succeeded already" in again.stderr
+    assert "has succeeded already, nothing is sent" in again.stderr
+    command = ["submit", str(job), "--address", nodes.dashboard, "--set", "run=1", "--set", f"score.model={model}"]
+    (tmp_path / "code").mkdir()
+    for more, other in (
+        ("score.limit=1", "another command"),
+        ("env=[RADET_X=1]", "other files, or another env"),
+        (f"working_dir={tmp_path / 'code'}", "other files, or another env"),
+    ):
+        done = radet(*command, "--set", more, "--set", "include=[.]")
+        assert done.returncode == 2
+        assert f"{name}-1 has succeeded already, with {other}: for this give --set run=" in done.stderr
 
 
 def test_the_same_job_is_followed_cancelled_and_taken_up_again(nodes: Nodes, job: Path) -> None:
@@ -177,6 +187,8 @@ def test_nights_through_one_job_file(
     third = night(3)
     assert third.returncode == 3, third.stdout + third.stderr
     assert "9 of 9 rows have no score (100.0%), more than --max-failed 5.0%" in third.stdout
+    again = night(4)
+    assert again.returncode == 3, "a job that is sent again finds nothing new, and is no better for that"
     rows = read_scores(out, verify=True)
     assert rows.num_rows == 130 + 110 + 9
     assert sorted(set(rows["status"].to_pylist())) == ["not_an_image", "ok"]

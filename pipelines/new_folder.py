@@ -1,0 +1,31 @@
+"""Folders on this disk that commands make: nobody's files are lost in them."""
+
+from pathlib import Path
+
+from pipelines.storage import TEMPORARY, require_writable, writing
+from radet.config import bundled
+from radet.errors import ConfigError
+
+
+def local_folder(out: str) -> Path:
+    """The folder of a path. Raises ConfigError for a URL, which as a path would be a folder named `s3:`."""
+    if "://" in out:
+        raise ConfigError(f"cannot write to {out}: give a local folder")
+    return Path(out).expanduser()
+
+
+def new_checkpoint(out: str) -> Path:
+    """Where a checkpoint is to be made: an empty folder that can be written to.
+
+    Raises ConfigError for what is no such folder, and for the name of a bundled detector: from beside it, that name
+    would lead to it.
+    """
+    folder = local_folder(out)
+    if (name := folder.resolve().name) in bundled():
+        raise ConfigError(f"--out {out}: {name} is a bundled detector: name another folder")
+    with writing(str(folder)):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if there := [name for name in names if not name.startswith(TEMPORARY)]:
+        raise ConfigError(f"--out {out} holds files already, {there[0]} for one: name another folder, or remove it")
+    require_writable(str(folder))
+    return folder

@@ -1,0 +1,33 @@
+"""What an evaluation draws from a listing, and which pictures belong together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.evaluation_inputs import draw, pair_groups
+from pipelines.labelled import Labelled
+from radet.errors import ConfigError
+
+LISTED = Labelled([f"/{n}.jpg" for n in range(100)], np.arange(100) == 63, ["made"] * 100, 0)
+
+
+def test_both_classes_are_drawn_however_rare_one_is() -> None:
+    for limit in (2, 10, 99):
+        drawn = draw(LISTED, limit)
+        assert len(set(drawn.locations)) == len(drawn.locations) == limit
+        assert drawn.generated.tolist() == [location == "/63.jpg" for location in drawn.locations]
+        assert drawn.generated.sum() == 1
+        assert drawn.locations == sorted(drawn.locations, key=LISTED.locations.index) == draw(LISTED, limit).locations
+    assert draw(LISTED, 100) is draw(LISTED, None) is LISTED
+    with pytest.raises(ConfigError, match="leaves one class out: draw 2"):
+        draw(LISTED, 1)
+
+
+def test_a_manifest_of_groups_without_its_columns_is_told_what_they_are_called(tmp_path: Path) -> None:
+    for header, says in (("photo,pair_group", "no column named uri or"), ("uri,kind", "named pair_group or group")):
+        (tmp_path / "groups.csv").write_text(f"{header}\n/63.jpg,a\n")
+        with pytest.raises(ConfigError, match=says) as refused:
+            pair_groups(LISTED, str(tmp_path / "groups.csv"))
+        assert "--column" not in str(refused.value)
+        assert f"it has {header.replace(',', ', ')}" in str(refused.value)
