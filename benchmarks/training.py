@@ -104,7 +104,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         data, val = Path(name, "train"), Path(name, "val")
-        training, validation = linked(files, asked.tree, data), linked(evenly(files, 32), asked.tree, val)
+        training, validation = linked(files, asked.tree, data), linked(evenly(files, 64), asked.tree, val)
         for kept in (False, True):
             looked_at = asked.count if kept else recipe.global_batch
             one = replace(recipe, cache_clean=kept, linear=replace(recipe.linear, pictures=looked_at))

@@ -56,7 +56,7 @@ def train(
         resume=resume,
         address=address,
     )
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     try:
         with TrainScreen(console) as screen:
             publish(job, run(job, screen), screen.events, console)

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ class TrainScreen(TrainWatcher):
     """A progress bar over steps with loss and drift, a line an epoch; TensorBoard's files are written beside."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self._say = partial(console.print, soft_wrap=True)  # a log's lines are as long as they are
         self._lines = Lines(console)
         self._begun = False
         self._folder = tempfile.TemporaryDirectory()
@@ -62,17 +63,17 @@ class TrainScreen(TrainWatcher):
         self._folder.cleanup()
 
     def opened(self, training: Labelled, validation: Labelled) -> None:
-        self._console.print(f"Training on {training.summary()}")
-        self._console.print(f"Validating on {validation.summary()}")
+        self._say(f"Training on {training.summary()}")
+        self._say(f"Validating on {validation.summary()}")
 
     def began(self, epoch: int, workers: int) -> None:
         who = "1 worker" if workers == 1 else f"{workers} workers"
         if self._begun:
-            self._console.print(f"Workers were lost or joined: going on from epoch {epoch} with {who}")
+            self._say(f"Workers were lost or joined: going on from epoch {epoch} with {who}")
         elif epoch:
-            self._console.print(f"Going on from epoch {epoch} with {who}")
+            self._say(f"Going on from epoch {epoch} with {who}")
         else:
-            self._console.print(f"Begun with {who}")
+            self._say(f"Begun with {who}")
         self._begun = True
 
     def looked(self, batch: int, batches: int) -> None:
@@ -92,7 +93,7 @@ class TrainScreen(TrainWatcher):
         self._lines.say(f"epoch {epoch}: {done}/{total}, {state}")
 
     def validated(self, epoch: dict[str, float]) -> None:
-        self._console.print(
+        self._say(
             f"epoch {epoch['epoch']:.0f}: loss {epoch['loss']:.3f}, validation AUROC {epoch['val_auroc']:.3f}, "
             f"AP {epoch['val_ap']:.3f}"
         )
@@ -107,7 +108,7 @@ class TrainScreen(TrainWatcher):
 
     def _phase(self, what: str) -> None:
         self._bar.update(self._task, total=None, state="")
-        self._console.print(f"{what} ...")
+        self._say(f"{what} ...")
 
 
 def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> None:
@@ -137,24 +138,23 @@ def publish(job: TrainJob, trained: Trained, events: Path, console: Console) -> 
 
 
 def _show(console: Console, job: TrainJob, trained: Trained, detector: Detector) -> None:
+    say = partial(console.print, soft_wrap=True)
     if trained.broken:
-        console.print(f"{len(trained.broken)} pictures could not be read and were skipped:")
+        say(f"{len(trained.broken)} pictures could not be read and were skipped:")
         for location, error in sorted(trained.broken.items())[:_BROKEN_SHOWN]:
-            console.print(f"  {location}: {error}", soft_wrap=True, markup=False)
+            say(f"  {location}: {error}")
         if len(trained.broken) > _BROKEN_SHOWN:
-            console.print(f"  and {len(trained.broken) - _BROKEN_SHOWN} more")
+            say(f"  and {len(trained.broken) - _BROKEN_SHOWN} more")
     best = trained.run.progress
     start = "" if best.linear_auroc is None else f"; the linear probe it started from {best.linear_auroc:.3f}"
-    console.print(f"Best epoch {best.best_epoch}: validation AUROC {best.best_auroc:.3f}{start}")
+    say(f"Best epoch {best.best_epoch}: validation AUROC {best.best_auroc:.3f}{start}")
     for threshold in detector.config.thresholds:
         low, high = threshold.interval
-        console.print(
+        say(
             f"  at {threshold.target_fpr:.0%} false positives (95 % interval {low:.1%} to {high:.1%}): "
             f"finds {threshold.tpr:.0%}, threshold {threshold.value:.3f}"
         )
-    console.print(
-        f"Checkpoint: {job.out} ({detector.model_id}); score with it: radet score SRC --model {job.out} --out OUT"
-    )
+    say(f"Checkpoint: {job.out} ({detector.model_id}); score with it: radet score SRC --model {job.out} --out OUT")
 
 
 def _finite(told: dict[str, float]) -> dict[str, float]:

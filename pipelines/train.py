@@ -11,37 +11,40 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 import ray.train.torch
-import s3fs
 import torch
+from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
-from pipelines.cluster import connected, driver_node
+from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.feed import RayFeed
-from pipelines.labelled import Labelled, list_labelled
+from pipelines.items import display
+from pipelines.labelled import Labelled
 from pipelines.process import cores, keep_to_core, tune
-from pipelines.storage import LocalFolder, open_folder, require_writable
+from pipelines.storage import require_writable
+from pipelines.training_data import list_training
 from pipelines.training_plan import TrainingPlan
+from pipelines.training_state import STATE, beginning_of, require_free, require_same, storage, write_beginning
 from pipelines.weights import find_encoders
 from radet.attribution import families_of
 from radet.clean_cache import CleanCache
 from radet.controls import Control
 from radet.detector import Detector
-from radet.errors import ConfigError
+from radet.errors import ConfigError, RadetError
 from radet.finish import control
 from radet.loop import Floats, Progress, Ranks, Run, Watcher
 from radet.recipe import Recipe
 from radet.training import StepReport, new_detector
 from radet.typed import from_dict
 
-_STATE = "_train"  # below OUT: Ray Train's own files
 _MAX_FAILURES = 5
 _POLL_S = 0.5
+_REFUSED = "refused"  # told with the error that ends the run
+_BROKEN_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,16 +121,17 @@ class Trained:
 
 
 def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
-    """Train to the end. Raises ConfigError, or ModelError for an encoder that cannot be had, before any work."""
+    """Train to the end. Raises ConfigError, or ModelError for an encoder that cannot be had, before any work; and
+    ConfigError where too many pictures turn out to be unreadable."""
     _check_workers(job)
-    training, validation = list_labelled(job.data), list_labelled(job.val)
-    if job.data == job.val:
-        raise ConfigError("--val must be other pictures than DATA, best of generators that DATA does not have")
-    storage = _storage(job)
+    training, validation = list_training(job.data, job.val)
+    require_free(job.out, resume=job.resume)
     require_writable(job.out)
     find_encoders()
     families = families_of(training.generated, training.sources)
     run = Run(new_detector(job.recipe, families=families), job.recipe)
+    beginning = beginning_of(job.recipe, run.detector, training, validation)
+    require_same(job.out, beginning)
     with connected(job.address):
         job = replace(job, workers=_asked(job))
         plan = _plan(job)
@@ -145,12 +149,13 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
             train_loop_config=settings,
             scaling_config=_scaling(job, plan),
             run_config=RunConfig(
-                name=_STATE,
+                name=STATE,
                 failure_config=FailureConfig(max_failures=_MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                **storage,
+                **storage(job.out),
             ),
         )
+        write_beginning(job.out, beginning)
         result = _fit(trainer, board, watcher)
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as state:
@@ -158,12 +163,18 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         watcher.controlling()
         # No cores of its own: its pictures are read by tasks, which need them.
         where = ray.remote(_controls).options(num_cpus=0, num_gpus=int(job.gpus))
-        controls = ray.get(where.remote(settings, result.checkpoint))
+        try:
+            controls = ray.get(where.remote(settings, result.checkpoint))
+        except RayError as error:
+            raise purpose_of(error) or error from None
         return Trained(run, training, validation, ray.get(board.all_broken.remote()), controls)
 
 
 def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
-    """`trainer.fit()` beside a loop that passes on what the workers tell."""
+    """`trainer.fit()` beside a loop that passes on what the workers tell.
+
+    Raises what a worker refused: the others may wait for that one, and end with this process's connection to Ray.
+    """
     ended: list[Any] = []
 
     def fit() -> None:
@@ -177,25 +188,21 @@ def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
     while thread.is_alive():
         thread.join(_POLL_S)
         for kind, facts in ray.get(board.take.remote()):
+            if kind == _REFUSED:
+                raise _explained(facts[0], ray.get(board.all_broken.remote()))
             getattr(watcher, kind)(*facts)
     if isinstance(ended[0], BaseException):
         raise ended[0]
     return ended[0]
 
 
-def _storage(job: TrainJob) -> dict[str, Any]:
-    """Where Ray Train keeps its state: below OUT. Refuses to mix two runs."""
-    folder = open_folder(job.out)
-    begun = next(folder.list(f"{_STATE}/"), None) is not None
-    if begun and not job.resume:
-        raise ConfigError(f"{job.out} holds a run that was begun: go on with it by --resume, or give another --out")
-    if isinstance(folder, LocalFolder):
-        return {"storage_path": str(folder.root)}
-    handler = pyarrow.fs.FSSpecHandler(s3fs.S3FileSystem())
-    return {
-        "storage_path": f"{folder.bucket}/{folder.prefix}".rstrip("/"),
-        "storage_filesystem": pyarrow.fs.PyFileSystem(handler),
-    }
+def _explained(error: RadetError, broken: dict[str, str]) -> RadetError:
+    """With pictures that could not be read, which are why there are too few."""
+    if not broken:
+        return error
+    named = [f"{display(location)}: {why}" for location, why in sorted(broken.items())[:_BROKEN_NAMED]]
+    more = " ..." if len(broken) > _BROKEN_NAMED else ""
+    return ConfigError(f"{error}; {len(broken):,} pictures could not be read: {'; '.join(named)}{more}")
 
 
 def _asked(job: TrainJob) -> int | tuple[int, int]:
@@ -256,7 +263,15 @@ def _scaling(job: TrainJob, plan: TrainingPlan) -> ScalingConfig:
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """What each Ray Train worker runs. What is refused on purpose would be refused again: it is told, not raised, which
+    Ray Train would take for a lost worker and try anew."""
+    try:
+        _work(settings)
+    except RadetError as error:
+        ray.get(settings["board"].tell.remote(_REFUSED, error))
+
+
+def _work(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     plan: TrainingPlan = settings["plan"]
     if plan.bound:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from radet.attribution import Attribution, Sample, fit_attribution
 from radet.branches import SemanticBranch
-from radet.calibration import fit_fusion
+from radet.calibration import fit_fusion, require_enough
 from radet.clean_cache import CleanCache
 from radet.compiled import compiled
 from radet.config import DetectorConfig
 from radet.detector import Detector, to_pixels
 from radet.encoders import Look
+from radet.errors import ConfigError
 from radet.fit import refit
 from radet.images import Pixels
 from radet.linear_probe import fit_linear_probe
@@ -208,6 +209,7 @@ class Run:
                         labels.append(batch.label)
                         pictures.append(batch.pictures)
             epoch, left = epoch + 1, left - len(plan)
+        self._require_both(labels, "the linear probe")
         x_ND, label_N = torch.cat(features).to(device), torch.cat(labels).to(device)
         fit_linear_probe(semantic.linear, x_ND, label_N, penalty=linear.penalty, reduce=self.ranks.reduce)
         if heads.attribution is not None:
@@ -251,7 +253,7 @@ class Run:
             self.progress.linear_auroc = self._aurocs(self.validate()).get("semantic")
         plan = self._plan(epoch)
         in_epoch = len(plan)
-        reports = []
+        reports, labels = [], [torch.empty(0)]
         for step, batches in enumerate(self.feed.batches(epoch, plan)):
             report = train_step(
                 self.detector,
@@ -263,7 +265,9 @@ class Run:
                 reduce=self.ranks.reduce,
             )
             reports.append(report)
+            labels += [batch.label for batch in batches]
             watcher.stepped(epoch, step, in_epoch, report)
+        self._require_both(labels, f"epoch {epoch}")
         self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
         found, generated = self.validate(), self.feed.validation_generated
         best = Best.of(self.detector, found, generated)
@@ -285,6 +289,15 @@ class Run:
             self.best = best
         self.progress.epoch = epoch + 1
         watcher.validated(self.progress, best.logits)
+
+    def _require_both(self, labels: list[Tensor], who: str) -> None:
+        """Raises ConfigError, on every rank, where none of them could read a picture of one class."""
+        label_N = torch.cat(labels)
+        met = torch.stack([(label_N == 0).sum(), (label_N > 0).sum()]).double().to(self.detector.device)
+        self.ranks.reduce(met)
+        for kind, count in zip(("real", "generated"), met.tolist(), strict=True):
+            if not count:
+                raise ConfigError(f"{who} met no {kind} training picture that can be read")
 
     def _refit(self) -> None:
         refit(self.detector, self.feed.reference(), source=f"{self.recipe.reference_images} real training pictures")
@@ -310,7 +323,9 @@ class Run:
 
     def validate(self) -> dict[str, Floats]:
         """The logits of all validation pictures, FUSED and by branch; nan for what cannot be read. Each picture is
-        computed by one rank."""
+        computed by one rank.
+
+        Raises ConfigError, on every rank, where too few of a class can be scored to judge and calibrate by."""
         self.detector.eval()
         assert self.detector.heads is not None
         names = (FUSED, *self.detector.heads.branches)
@@ -329,6 +344,9 @@ class Run:
         logits = logits.to(self.detector.device)
         self.ranks.reduce(logits)
         gathered = logits.cpu().numpy()
+        read = self.feed.validation_generated[np.isfinite(gathered[:, 0])]
+        made = int(read.sum())
+        require_enough("the validation set", len(read) - made, made, " that can be scored")
         return {name: gathered[:, index] for index, name in enumerate(names)}
 
     def _aurocs(self, found: dict[str, Floats]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from radet import Detector
 from radet.clean_cache import CleanCache
+from radet.errors import ConfigError
 from radet.finish import Provenance, control, finish
 from radet.loop import FUSED, Floats, Progress, Run, Watcher
 from radet.metrics import auroc
@@ -145,7 +147,7 @@ def test_a_run_without_progress_ends_early(recipe: Recipe, trees: tuple[Path, Pa
 
 def test_broken_pictures_are_skipped_and_named(recipe: Recipe, photographs: list[Image.Image], tmp_path: Path) -> None:
     training = write_tree(tmp_path / "train", photographs, 48)
-    validation = write_tree(tmp_path / "val", photographs, 20)
+    validation = write_tree(tmp_path / "val", photographs, 40)
     broken = [training / "source0/0_real/broken.png", validation / "source1/1_fake/broken.jpg"]
     for path in broken:
         path.write_bytes(b"no picture")
@@ -158,6 +160,28 @@ def test_broken_pictures_are_skipped_and_named(recipe: Recipe, photographs: list
     assert set(feed.broken) <= {str(path) for path in broken}
     assert run.best is not None
     assert np.isnan(run.best.logits).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "folder", "branches", "told"),
+    [
+        ("train", "0_real", ("semantic",), "a reference needs 6 real pictures"),
+        ("train", "1_fake", ("semantic",), "the linear probe met no generated training picture"),
+        ("train", "1_fake", ("lowlevel",), "epoch 0 met no generated training picture"),
+        ("val", "0_real", ("semantic",), "has 0 real and 20 generated pictures that can be scored: give 20 of each"),
+        ("val", "1_fake", ("semantic",), "has 20 real and 0 generated pictures that can be scored: give 20 of each"),
+    ],
+)
+def test_a_class_that_cannot_be_read_ends_the_run(
+    recipe: Recipe, photographs: list[Image.Image], tmp_path: Path, tree: str, folder: str, branches: Any, told: str
+) -> None:
+    trees = write_tree(tmp_path / "train", photographs, 16), write_tree(tmp_path / "val", photographs, 40, seed=1)
+    for path in (tmp_path / tree).rglob(f"{folder}/*.png"):
+        path.write_bytes(b"no picture")
+    run = new_run(replace(recipe, branches=branches, linear=replace(recipe.linear, pictures=16)), trees)
+    with pytest.raises(ConfigError, match=told):
+        run.go(Watcher())
+    assert run.best is None
 
 
 def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tuple[Path, Path], tmp_path: Path) -> None:

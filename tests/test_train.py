@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Corpus:
     def __init__(self, root: Path, photographs: list[Image.Image]) -> None:
         self.root = root
         self.train = write_tree(root / "train", photographs, 64)
-        self.val = write_tree(root / "val", photographs, 24, seed=1)
+        self.val = write_tree(root / "val", photographs, 40, seed=1)
         self.broken = self.train / "source0" / "0_real" / "broken.png"
         self.broken.write_bytes(b"no picture")
         self.recipe = replace(tiny_recipe(write_encoder(root / "encoder")), epochs=EPOCHS, attribution=True)
@@ -57,9 +58,11 @@ class Corpus:
         file.write_text(yaml.safe_dump(plain), encoding="utf-8")
         return file
 
-    def command(self, out: object, *options: str, config: Path | None = None) -> list[str]:
-        paths = [str(self.train), "--val", str(self.val), "--config", str(config or self.config), "--out", str(out)]
-        return [RADET, "train", *paths, *options]
+    def command(
+        self, out: object, *options: str, config: Path | None = None, data: Path | None = None, val: Path | None = None
+    ) -> list[str]:
+        pictures = [str(data or self.train), "--val", str(val or self.val)]
+        return [RADET, "train", *pictures, "--config", str(config or self.config), "--out", str(out), *options]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,7 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     for words in ("Measuring the controls", "Best epoch", "Checkpoint:", "1 pictures could not be read", "broken.png"):
         assert words in done.stderr
+    assert f"; score with it: radet score SRC --model {out} --out OUT\n" in done.stderr
     return out
 
 
@@ -178,6 +182,30 @@ def test_a_run_that_was_begun_is_not_overwritten(corpus: Corpus, trained: Path) 
     assert "--resume" in done.stderr
 
 
+def test_a_run_goes_on_with_what_it_was_begun_with(corpus: Corpus, trained: Path, tmp_path: Path) -> None:
+    config = corpus.write(replace(corpus.recipe, dropout=0.3, epochs=EPOCHS + 1))
+    val = Path(shutil.copytree(corpus.val, tmp_path / "val"))
+    done = run(corpus.command(trained, "--resume", "--address", "127.0.0.1:1", config=config, val=val))
+    *_, told = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert f"since {trained} was begun these have changed: the validation pictures, the recipe's dropout; " in told
+
+
+def test_what_a_worker_refuses_is_told_in_a_line_and_not_tried_again(corpus: Corpus, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(corpus.train, tmp_path / "train"))
+    for path in data.rglob("1_fake/*.png"):
+        path.write_bytes(b"")
+    done = run(corpus.command(tmp_path / "out", "--workers", "2", data=data))
+    *_, told = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert told.startswith("radet: the linear probe met no generated training picture that can be read; ")
+    assert f"{data}/source0/0_real/broken.png: no known image signature" in told
+    assert f"{data}/source0/1_fake/003.png: " in told
+    assert "Begun with 2 workers" in done.stderr
+    assert "Workers were lost" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.s3
 def test_two_workers_and_s3_give_the_losses_of_one(corpus: Corpus, trained: Path, s3: S3Server) -> None:
@@ -218,7 +246,7 @@ def test_an_evaluation_shows_which_generator(corpus: Corpus, trained: Path, tmp_
     (found,) = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["attribution"].values()
     assert found["columns"] == ["source0", "source1", "source2", "unknown", "real"]
     assert [row["name"] for row in found["rows"]] == ["source0", "source1", "source2"]
-    assert sum(sum(row["counts"]) for row in found["rows"]) == 12
+    assert sum(sum(row["counts"]) for row in found["rows"]) == 20
     rows = read_scores(f"{tmp_path}/scores/tiny", columns=["generator", "verdict"]).to_pylist()
     assert {row["generator"] is None for row in rows if row["verdict"] == "real"} <= {True}
     assert all(row["generator"] is not None for row in rows if row["verdict"] != "real")

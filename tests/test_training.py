@@ -11,6 +11,7 @@ import torch.distributed
 import torch.multiprocessing
 from PIL import Image
 
+from radet.config import LEAST_REFERENCE
 from radet.detector import Detector, to_pixels
 from radet.errors import ConfigError
 from radet.fit import refit
@@ -158,6 +159,18 @@ def test_the_rate_warms_up_and_decays(encoder: Path) -> None:
 def test_a_layer_that_is_not_there_is_named(encoder: Path) -> None:
     with pytest.raises(ConfigError, match="blocks 0 to 1, not 2"):
         new_detector(tiny_recipe(encoder, layers=(0, 2)))
+
+
+def test_the_fewest_real_pictures_give_statistics_that_are_numbers(encoder: Path) -> None:
+    detector = new_detector(tiny_recipe(encoder))
+    crops = np.random.default_rng(1).integers(0, 256, (LEAST_REFERENCE, SIZE, SIZE, 3), np.uint8)
+    refit(detector, crops, source="noise")
+    assert all(tensor.isfinite().all() for tensor in detector.own_tensors().values())
+    m2 = detector.evidence(crops).drift_mahalanobis
+    assert m2 is not None
+    assert ((m2 > 0) & (m2 < 100)).all()
+    with pytest.raises(ConfigError, match="6 real pictures at least"):
+        refit(detector, crops[1:], source="noise")
 
 
 def test_without_probe_the_semantic_branch_trains_alone(encoder: Path) -> None:
