@@ -11,7 +11,12 @@ def require_free(host: str, port: int) -> None:
         _bound(host, port).close()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host can be no name
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen at {host}:{port}: {why}; see --port and --host") from None
+        raise ConfigError(f"cannot listen at {place(host, port)}: {why}; see --port and --host") from None
+
+
+def place(host: str, port: int) -> str:
+    """As a url has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def free(*preferred: int) -> list[int]:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from jobs.haproxy import apart
-from jobs.ports import require_free
+from jobs.ports import place, require_free
 from jobs.spans import span
 from jobs.stop import Stop
 from radet.config import DetectorConfig, resolve
@@ -62,18 +62,16 @@ def serve(
     _prepare(haproxy=haproxy, here=address is None)
     import ray
 
-    from pipelines.access import Doorkeeper
     from pipelines.cluster import connected
     from pipelines.process import cores, fill_cores
-    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_room, start, stop
+    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_place, require_room, start, stop
     from pipelines.weights import local_model
 
     folder = resolve(local_model(model))  # a wrong name or config is told before anything starts
     DetectorConfig.read(folder)
-    if address is None:
-        Doorkeeper()  # and so is a list of keys that cannot be read
-        require_free(host, port)
-    console = Console(stderr=True, highlight=False)
+    keys = _wants_keys(here=address is None)
+    _check(host, port, allow_url=allow_url, here=address is None)
+    console = Console(stderr=True, highlight=False, markup=False)
     least, most = span("--replicas", replicas)
     args = ServeArgs(
         model=model if model.startswith(("hf://", "s3://")) or address else str(folder.absolute()),
@@ -95,6 +93,8 @@ def serve(
         with apart() if haproxy else nullcontext(), connected(address):
             if address is None:
                 require_room(args, ray.cluster_resources())
+            else:
+                require_place(host, port)
             for number in _ENDS:
                 signal.signal(number, interrupt)
             console.print(f"Starting {model} ...")
@@ -104,18 +104,39 @@ def serve(
                     raise KeyboardInterrupt
                 for number in _ENDS:
                     signal.signal(number, lambda *_: stopped.set())
-                if not args.env.keys() & {"RADET_API_KEYS", "RADET_API_KEYS_FILE"}:
+                if not keys:
                     console.print("No API keys are set: whoever reaches this port may use it.", style="yellow")
-                console.print(f"Ready: http://{host}:{port}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True)
+                console.print(
+                    f"Ready: http://{place(host, port)}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True
+                )
                 stopped.wait()
                 console.print("Stopping: requests under way are finished ...")
             except RuntimeError as error:
                 told = [f"{problem.code}: {problem.message}" for problem in problems()]
                 raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
             finally:
-                stop()
+                stop(alone=address is None)
     except KeyboardInterrupt:
         raise Stop("stopped before the service was ready", code=1) from None
+
+
+def _wants_keys(*, here: bool) -> bool:
+    """Whether who asks needs a key. Raises ConfigError for a list that cannot be read."""
+    from pipelines.access import Doorkeeper
+
+    if not here and "RADET_API_KEYS_FILE" in os.environ:
+        return True  # the nodes' file, which need not be here
+    return Doorkeeper().closed
+
+
+def _check(host: str, port: int, *, allow_url: bool, here: bool) -> None:
+    """Raises ConfigError for what could be known to fail before anything starts."""
+    from pipelines.http import HttpPolicy
+
+    if allow_url:
+        HttpPolicy.from_environment()
+    if here:
+        require_free(host, port)
 
 
 def _prepare(*, haproxy: bool, here: bool) -> None:

@@ -4,10 +4,13 @@ RADET_API_KEYS        NAME:SHA256[:IMAGES_PER_MINUTE], separated by commas or li
 RADET_API_KEYS_FILE   a file with such lines; `#` starts a comment; read again when it changes
 
 A key is a long random text (`openssl rand -hex 24`), so a plain SHA-256 keeps it: nobody can guess what was hashed.
-With neither variable set, nobody needs a key.
+With neither variable set, nobody needs a key; one that is set and holds none is an error: a secret that did not arrive
+must not open the door.
 """
 
 import hashlib
+import logging
+import math
 import os
 import re
 import time
@@ -18,7 +21,9 @@ from pathlib import Path
 from pipelines.failures import RequestError
 from radet.errors import ConfigError
 
+_log = logging.getLogger("ray.serve")
 _LOOK_EVERY_S = 2.0
+_OF_NOTHING = hashlib.sha256().hexdigest()  # what `printf %s "$KEY" | sha256sum` prints where KEY is not set
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<sha256>[0-9a-fA-F]{64})(:(?P<rate>[0-9]+(\.[0-9]+)?))?")
 
 
@@ -42,15 +47,19 @@ class Doorkeeper:
         must not open the door."""
         self.fronts = fronts
         self._clock = clock
-        self._file = os.environ.get("RADET_API_KEYS_FILE", "")
-        self._own = _parse(os.environ.get("RADET_API_KEYS", ""), "RADET_API_KEYS")
+        self._own: dict[str, Caller] = {}
+        self._file = ""
         self._stamp: tuple[int, int] | None = None
         self._looked = clock()
         self._listed: dict[str, Caller] = {}
-        if self._file:
+        self._complaint = ""
+        if (keys := os.environ.get("RADET_API_KEYS")) is not None:
+            self._own = _parse(keys, "RADET_API_KEYS")
+        if (file := os.environ.get("RADET_API_KEYS_FILE")) is not None:
+            if not file:
+                raise ConfigError("RADET_API_KEYS_FILE is set, and names no file: unset it, or name one")
+            self._file = file
             self._read_file()
-            if not self._listed:
-                raise ConfigError(f"RADET_API_KEYS_FILE: {self._file} holds no key: write NAME:SHA256 lines")
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens left, when)
 
     @property
@@ -63,27 +72,28 @@ class Doorkeeper:
         if not self.closed:
             return ANYONE
         self._refresh()
-        digest = hashlib.sha256((presented or "").encode()).hexdigest()
+        digest = hashlib.sha256(presented.encode()).hexdigest() if presented else ""
         caller = self._own.get(digest) or self._listed.get(digest)
         if caller is None:
             raise RequestError("unauthorized", "give a known API key as `Authorization: Bearer KEY`")
         return caller
 
     def spend(self, caller: Caller, images: int, default_rate: float | None) -> None:
-        """Count images. A minute's worth may come at once. Raises RequestError("rate_limited")."""
+        """Count images. A minute's worth may come at once, one at least. Raises RequestError("rate_limited")."""
         rate = caller.rate if caller.rate is not None else default_rate
         if rate is None or caller is ANYONE:
             return
-        most, now = max(1.0, rate / self.fronts), self._clock()
+        # A process's part may be less than a picture a minute: it still has to let one pass now and then.
+        a_minute, now = rate / self.fronts, self._clock()
+        most = max(1.0, a_minute)
         left, then = self._buckets.get(caller.name, (most, now))
-        left = min(most, left + (now - then) * most / 60)
+        left = min(most, left + (now - then) * a_minute / 60)
         # A batch larger than a minute's worth passes when the bucket is full, and leaves a debt.
         need = min(float(images), most)
         if left < need:
             self._buckets[caller.name] = (left, now)
-            raise RequestError(
-                "rate_limited", f"over {rate:g} images a minute", retry_after_s=(need - left) * 60 / most
-            )
+            wait_s = (need - left) * 60 / a_minute
+            raise RequestError("rate_limited", f"over {rate:g} images a minute", retry_after_s=wait_s)
         self._buckets[caller.name] = (left - images, now)
 
     def _refresh(self) -> None:
@@ -92,9 +102,12 @@ class Doorkeeper:
         self._looked = self._clock()
         try:
             self._read_file()
-        except ConfigError:
+            self._complaint = ""
+        except ConfigError as error:
             # A list that is being rewritten, or is gone: the keys that were good stay good.
-            return
+            if error.message != self._complaint:
+                self._complaint = error.message
+                _log.warning("%s; the keys before stay good", error.message)
 
     def _read_file(self) -> None:
         try:
@@ -109,6 +122,7 @@ class Doorkeeper:
 
 
 def _parse(text: str, where: str) -> dict[str, Caller]:
+    """The entries by their hash. Raises ConfigError, where there are none, too."""
     callers = {}
     for number, line in enumerate(re.split(r"[,\n]", text), 1):
         entry = line.partition("#")[0].strip()
@@ -117,6 +131,15 @@ def _parse(text: str, where: str) -> dict[str, Caller]:
         found = _LINE.fullmatch(entry)
         if found is None:  # the entry is not shown: somebody may have written the key itself
             raise ConfigError(f"{where}, entry {number}: write NAME:SHA256 or NAME:SHA256:IMAGES_PER_MINUTE")
-        rate = found["rate"]
-        callers[found["sha256"].lower()] = Caller(name=found["name"], rate=None if rate is None else float(rate))
+        rate = None if found["rate"] is None else float(found["rate"])
+        if rate is not None and not 0 < rate < math.inf:
+            raise ConfigError(
+                f"{where}, entry {number}: IMAGES_PER_MINUTE must be above 0; leave a key out to shut it out"
+            )
+        digest = found["sha256"].lower()
+        if digest == _OF_NOTHING:
+            raise ConfigError(f"{where}, entry {number}: that is the hash of nothing: hash the key itself")
+        callers[digest] = Caller(name=found["name"], rate=rate)
+    if not callers:
+        raise ConfigError(f"{where} holds no key: write NAME:SHA256 or NAME:SHA256:IMAGES_PER_MINUTE")
     return callers

@@ -4,17 +4,17 @@ bytes --(decode threads)--> crop --(scorer)--> evidence --> the same Score as ev
 """
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.access import Doorkeeper
 from pipelines.backlog import Backlog
+from pipelines.decoding import Decoder
 from pipelines.failures import RequestError, describe
 from pipelines.http import HttpPolicy, HttpReader
 from pipelines.intake import Item
@@ -25,15 +25,24 @@ from pipelines.process import cores
 from pipelines.remote import MonitorClient, ScorerClient
 from pipelines.settings import FrontSettings
 from radet.crop import CropPolicy
-from radet.errors import FetchError, ImageError, RadetError
+from radet.errors import FetchError, RadetError
 from radet.images import Limits
-from radet.rows import Row, see
+from radet.rows import Row
 from radet.score import Score
 
+if TYPE_CHECKING:
+    from radet.explain import Explanation
+
+T = TypeVar("T")
+Found = TypeVar("Found", Scored, Explained)
+
 _FETCH_THREADS = 16
-_KNOWN_FOR_S = 30.0  # how long a front believes what the monitor said last, where that is away
+_NOBODY_S = 3 * REPORT_EVERY_S  # how long a monitor may know of no scorer: one that has just started does not yet
 _BATCH_AT_ONCE = 8  # pictures of one batch that are worked on at the same time
+_LOOK_EVERY_S = 0.1  # whether requests are under way still
+_BATCH_S = 100.0  # until a batch is answered, with what there is: Serve ends a request after 120, in words of its own
 _FULL_PAUSE_S = 0.05  # a batch's picture waits where the queue is full; a single one is refused
+_EXPLAINED_AT_ONCE = 4  # an explanation costs two to three scores, and its pictures one or two more
 
 
 class Front:
@@ -58,11 +67,12 @@ class Front:
         self._scorer, self._monitor = scorer, monitor
         self._backlog = Backlog()
         self._reader = self._given_reader = reader
-        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="radet-decode")
+        self._decoder = Decoder(threads, self.meters)
         self._fetching = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="radet-fetch")
-        self._requests = self._bytes = 0
+        self._requests = self._bytes = self._explaining = 0
         self._models: list[ModelFacts] = []
-        self._heard = -_KNOWN_FOR_S
+        self._heard = 0.0
+        self._refusing_until = 0.0
         self._reporting: asyncio.Task[None] | None = None
 
     def reconfigure(self, config: dict[str, Any] | None) -> None:
@@ -79,9 +89,10 @@ class Front:
             self._reader = HttpReader(policy)
 
     @asynccontextmanager
-    async def admitted(self, announced: int | None) -> AsyncIterator[None]:
+    async def admitted(self, need: int) -> AsyncIterator[None]:
         """A place for one request of so many bytes. Raises RequestError("overloaded") before anything is read."""
-        need = self.settings.max_request_bytes if announced is None else min(announced, self.settings.max_request_bytes)
+        if time.monotonic() < self._refusing_until:
+            raise RequestError("not_ready", "the service is stopping: try again soon")
         full = self._requests >= self.settings.max_in_flight
         if full or (self._requests and self._bytes + need > self.settings.max_in_flight_bytes):
             raise RequestError("overloaded", "too many requests at once: try again soon")
@@ -115,17 +126,22 @@ class Front:
         self.meters.images.labels("ok").inc()
         return answer
 
-    async def score_all(self, items: list[Item]) -> AsyncIterator[dict[str, Any]]:
-        """The items of a batch's answer, in order, each as soon as it and all before it are done."""
+    async def score_all(self, items: list[Item], begun: float) -> AsyncIterator[dict[str, Any]]:
+        """The items of a batch's answer, in order, each as soon as it and all before it are done. `begun`: when the
+        request came, on the loop's clock; what is not scored when its time is up is `overloaded`."""
         places = asyncio.Semaphore(_BATCH_AT_ONCE)
 
         async def one(index: int, item: Item) -> dict[str, Any]:
             told: dict[str, Any] = {"index": index, "external_id": item.external_id, "result": None, "error": None}
-            async with places:
-                try:
+            try:
+                async with asyncio.timeout_at(begun + _BATCH_S), places:
                     told["result"] = await self.score(item, index, patient=True)
-                except RadetError as error:
-                    told["error"] = describe(error)
+            except RadetError as error:
+                told["error"] = describe(error)
+            except TimeoutError:
+                late = RequestError("overloaded", "the time for the batch was up: send this picture again")
+                self.meters.images.labels(late.code).inc()
+                told["error"] = describe(late)
             return told
 
         tasks = [asyncio.create_task(one(index, item)) for index, item in enumerate(items)]
@@ -136,19 +152,22 @@ class Front:
             for task in tasks:
                 task.cancel()
 
-    async def explain(self, item: Item, *, side: int, opacity: float) -> Explained:
-        """Raises as `score`. The picture is decoded here first: only a sound one takes the scorer's time."""
+    async def explain(self, item: Item, draw: "Callable[[Explanation], T]") -> tuple[dict[str, Any], T]:
+        """The answer on why a picture scores as it does, and what `draw` makes of that, off the event loop. Raises as
+        `score`, and RequestError("overloaded") where a few are explained already."""
+        begun = time.perf_counter()
+        self._backlog.check()
+        if self._explaining >= _EXPLAINED_AT_ONCE:
+            raise RequestError("overloaded", "too many explanations at once: try again soon")
+        self._explaining += 1
         try:
-            async with asyncio.timeout(self.settings.score_timeout_s):
-                data, _ = await self._bytes_of(item)
-                await self._seen(data, (await self.facts()).policy)
-                found = await self._scorer.explain(data, item.external_id or item.url, side, opacity)
+            with self._backlog.inside():
+                async with asyncio.timeout(self.settings.score_timeout_s):
+                    return await self._explain(item, draw, begun)
         except TimeoutError:
             raise RequestError("overloaded", "the picture was not explained in time") from None
-        if isinstance(found, Problem):
-            kind: type[RadetError] = ImageError if found.code in ImageError.codes else FetchError
-            raise kind(found.code, found.message)
-        return found
+        finally:
+            self._explaining -= 1
 
     async def facts(self) -> ModelFacts:
         """The model that scores. Raises RequestError("not_ready")."""
@@ -180,6 +199,13 @@ class Front:
     async def report(self) -> None:
         await self._monitor.report(Report(replica=self.meters.replica, kind="front", metrics=self.meters.snapshot()))
 
+    async def drain(self, seconds: float) -> None:
+        """Returns when what is under way is answered. New requests are refused for so long: whoever asks ends the
+        service by then, or has been ended himself."""
+        self._refusing_until = time.monotonic() + seconds
+        while self._requests:
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     def start(self) -> None:
         """Report and listen from now on; needs the running event loop. Again does nothing."""
         if self._reporting is None:
@@ -193,47 +219,67 @@ class Front:
             await asyncio.sleep(REPORT_EVERY_S)
 
     async def _listen(self) -> None:
+        now = time.monotonic()
         try:
-            self._models = await self._monitor.models()
-            self._heard = time.monotonic()
+            found = await self._monitor.models()
+        except Exception:  # noqa: BLE001 - away, for whatever reason: what it said last holds
+            self._heard = now
+            return
+        if found or now - self._heard > _NOBODY_S:
+            self._models = found
+        if found:
+            self._heard = now
             if self._as_many_as_scorers:
-                self.door.fronts = max(1, len(self._models))
-        except Exception:  # noqa: BLE001 - away, for whatever reason
-            if time.monotonic() - self._heard > _KNOWN_FOR_S:
-                self._models = []
+                self.door.fronts = len(found)
 
     async def _score(self, item: Item, index: int, patient: bool, begun: float) -> dict[str, Any]:
-        data, fetch_s = await self._bytes_of(item)
-        policy, decode_s = (await self.facts()).policy, 0.0
-        while True:
-            then = time.perf_counter()
-            row = await self._seen(data, policy)
-            decode_s += time.perf_counter() - then
-            found = await self._scored(row, policy, patient)
-            if isinstance(found, Scored):
-                break
-            policy = found.facts.policy  # a model that looks at other pixels has just been rolled out
-        uri = item.url or f"#{index}"
+        def ask(row: Row, policy: CropPolicy) -> Awaitable[Scored | OtherCrop]:
+            return self._scored(row, policy, patient)
+
+        found, facts, spent = await self._found(item, index, patient, ask)
         score = Score(
-            id=item.external_id or uri,
-            uri=uri,
-            **row.facts,
+            id=item.external_id or facts["uri"],
+            **facts,
             **found.evidence,  # type: ignore[arg-type]
             model_id=found.model_id,
             scored_at=datetime.now(UTC),
         )
-        timings = {
-            "fetch_ms": fetch_s,
-            "decode_ms": decode_s,
-            "queue_ms": found.queue_s,
-            "inference_ms": found.inference_s,
-            "total_ms": time.perf_counter() - begun,
-        }
-        return score.to_dict() | {
-            "external_id": item.external_id,
-            "band": band(found.band),
-            "timings": {name: round(seconds * 1000, 2) for name, seconds in timings.items()},
-        }
+        spent |= {"queue": found.queue_s, "inference": found.inference_s}
+        return score.to_dict() | _beside(item, found, spent, begun)
+
+    async def _explain(self, item: Item, draw: "Callable[[Explanation], T]", begun: float) -> tuple[dict[str, Any], T]:
+        async def ask(row: Row, policy: CropPolicy) -> Explained | OtherCrop:
+            assert row.crop is not None
+            with self._backlog.sent():
+                return await self._scorer.explain(row.crop, policy, row.facts, item.external_id)
+
+        found, _, spent = await self._found(item, 0, False, ask)
+        then = time.perf_counter()
+        drawn = await asyncio.to_thread(draw, found.explanation)
+        spent |= {"queue": found.queue_s, "explain": found.explain_s, "draw": time.perf_counter() - then}
+        return found.explanation.to_dict() | _beside(item, found, spent, begun), drawn
+
+    async def _found(
+        self,
+        item: Item,
+        index: int,
+        patient: bool,
+        ask: Callable[[Row, CropPolicy], Awaitable[Found | OtherCrop]],
+    ) -> tuple[Found, dict[str, Any], dict[str, float]]:
+        """What a scorer, asked by `ask`, says of the picture; the fields of its Score that are known without it; and
+        the seconds until then."""
+        data, fetch_s = await self._bytes_of(item)
+        policy, decode_s = (await self.facts()).policy, 0.0
+        limits = Limits(max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
+        while True:
+            then = time.perf_counter()
+            row = await self._decoder.see(data, policy, limits, patient=patient)
+            decode_s += time.perf_counter() - then
+            facts = {"uri": item.url or f"#{index}", **row.facts}
+            found = await ask(Row(facts=facts, crop=row.crop), policy)
+            if not isinstance(found, OtherCrop):
+                return found, facts, {"fetch": fetch_s, "decode": decode_s}
+            policy = found.facts.policy  # a model that looks at other pixels has just been rolled out
 
     async def _scored(self, row: Row, policy: CropPolicy, patient: bool) -> Scored | OtherCrop:
         assert row.crop is not None
@@ -245,21 +291,6 @@ class Front:
                 if not patient or error.code != "overloaded":
                     raise
             await asyncio.sleep(_FULL_PAUSE_S)
-
-    async def _seen(self, data: bytes, policy: CropPolicy) -> Row:
-        """Decoded, cropped and hashed, off the event loop. Raises ImageError."""
-        limits = Limits(max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
-
-        def work() -> Row:
-            begun = time.perf_counter()
-            row = see(data, policy, limits)
-            self.meters.decode.observe(time.perf_counter() - begun)
-            return Row(facts={"sha256": hashlib.sha256(data).hexdigest(), **row.facts}, crop=row.crop)
-
-        row = await asyncio.get_running_loop().run_in_executor(self._decoding, work)
-        if row.crop is None:
-            raise ImageError(row.facts["status"], row.facts["error"])
-        return row
 
     async def _bytes_of(self, item: Item) -> tuple[bytes, float]:
         """The bytes, and the seconds that reading its url took."""
@@ -273,6 +304,16 @@ class Front:
         begun = time.perf_counter()
         data = await asyncio.get_running_loop().run_in_executor(self._fetching, self._reader.read, item.url)
         return data, time.perf_counter() - begun
+
+
+def _beside(item: Item, found: Scored | Explained, spent: dict[str, float], begun: float) -> dict[str, Any]:
+    """What an answer has besides the score. Seconds in, milliseconds out."""
+    spent |= {"total": time.perf_counter() - begun}
+    return {
+        "external_id": item.external_id,
+        "band": band(found.band),
+        "timings": {f"{name}_ms": round(seconds * 1000, 2) for name, seconds in spent.items()},
+    }
 
 
 def band(found: tuple[float, float] | None) -> dict[str, float] | None:

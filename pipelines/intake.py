@@ -6,14 +6,16 @@ Sizes are checked while the body arrives, and a body has a time by which it must
 import asyncio
 import base64
 import binascii
-from dataclasses import dataclass
+import codecs
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from pipelines.failures import RequestError
 from pipelines.schemas import BatchRequest, ImageRequest
@@ -22,58 +24,69 @@ from pipelines.settings import FrontSettings
 _JSON = "application/json"
 _FORM = "multipart/form-data"
 _MAX_FIELDS = 16
+_MAX_ID = 256
+# JSON has as many values as these characters, and one more; base64 has none of them. A value takes a kilobyte of memory
+# and 10 us, and a small body can hold millions. So many may stand in an address, and so many more in each picture's.
+_MARKS = (b"{", b"[", b",")
+_MARKS_ONCE, _MARKS_EACH = 9000, 128
 _SHORT = 128 << 10  # bytes of JSON that are parsed in 0.2 ms: to wake a thread for them takes as long
 _DATA_URI = "data:"
+_PLAIN = str.maketrans("-_", "+/", " \t\r\n")  # url-safe base64, or broken into lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One picture of a request: its bytes, or a url to read; `error` where not even that."""
+    """One picture of a request: its bytes, or a url to read; `error` where not even that. `name`: of its file."""
 
     data: bytes | None = None
     url: str | None = None
     external_id: str | None = None
+    name: str | None = None
     error: RequestError | None = None
+
+
+def most_of(request: Request, settings: FrontSettings, *, single: bool) -> int:
+    """Bytes that the body may have: where it holds a `single` picture, base64 or a form's headers are some more."""
+    if not single:
+        return settings.max_request_bytes
+    plain = _kind(request) not in {_FORM, _JSON}
+    return settings.max_bytes if plain else min(settings.max_request_bytes, 2 * settings.max_bytes)
 
 
 async def read_one(request: Request, settings: FrontSettings) -> Item:
     """The one picture of a request. Raises RequestError for a body that holds none, or several."""
     kind = _kind(request)
+    body = await _read(request, most_of(request, settings, single=True), settings.body_timeout_s)
     if kind == _FORM:
-        items = await _form(request, settings)
+        items = await _form(request, body, settings)
         if len(items) != 1:
             raise RequestError("bad_request", f"one `file` is wanted, not {len(items)}: see /v1/score:batch")
         item = items[0]
     elif kind == _JSON:
-        body = await _read(request, settings.max_request_bytes, settings.body_timeout_s)
         item = _parse_one(body) if len(body) <= _SHORT else await asyncio.to_thread(_parse_one, body)
     else:
-        # One byte over the cap of a picture is told by the decoder's own error, in the same words as in a batch run.
-        data = await _read(request, settings.max_bytes, settings.body_timeout_s)
-        item = Item(data=data)
-    external_id = item.external_id or request.query_params.get("external_id")
-    if external_id is not None and len(external_id) > 256:
-        raise RequestError("bad_request", "external_id: at most 256 characters")
+        item = Item(data=body)
+    item = _identified(item, request.query_params.get("external_id"))
     if item.error is not None:
         raise item.error
-    return Item(data=item.data, url=item.url, external_id=external_id)
+    return item
 
 
 async def read_many(request: Request, settings: FrontSettings) -> list[Item]:
     """The pictures of a batch, in order. Raises RequestError for a body that is none, or too long."""
     kind = _kind(request)
-    if kind == _FORM:
-        items = await _form(request, settings)
-    elif kind == _JSON:
-        body = await _read(request, settings.max_request_bytes, settings.body_timeout_s)
-        items = await asyncio.to_thread(_parse_many, body)
-    else:
+    if kind not in {_FORM, _JSON}:
         raise RequestError("bad_request", f"a batch is {_JSON} or {_FORM}")
+    body = await _read(request, most_of(request, settings, single=False), settings.body_timeout_s)
+    if kind == _FORM:
+        items = await _form(request, body, settings)
+    else:
+        items = await asyncio.to_thread(_parse_many, body, settings.max_items)
     if not items:
         raise RequestError("bad_request", "a batch of no pictures")
     if len(items) > settings.max_items:
-        raise RequestError("too_many_items", f"{len(items)} pictures: at most {settings.max_items} in a batch")
-    return items
+        raise _too_many(settings.max_items)
+    return [_identified(item, None) for item in items]
 
 
 def _kind(request: Request) -> str:
@@ -94,27 +107,30 @@ async def _read(request: Request, most: int, timeout_s: float) -> bytes:
                     raise too_large
     except TimeoutError:
         raise RequestError("body_timeout", f"the body was not there after {timeout_s:g} s") from None
-    except ClientDisconnect:
-        raise RequestError("bad_request", "the connection ended before the body") from None
     return bytes(body)
 
 
-async def _form(request: Request, settings: FrontSettings) -> list[Item]:
-    """Parts named `file`; `external_id` fields go with them in order, else the file's name is the id."""
-    body = await _read(request, settings.max_request_bytes, settings.body_timeout_s)
-    sent = False
+async def _form(request: Request, body: bytes, settings: FrontSettings) -> list[Item]:
+    """Parts named `file`; `external_id` fields go with them in order."""
 
-    async def receive() -> Message:
-        nonlocal sent
-        message = {"type": "http.request", "body": b"" if sent else body, "more_body": False}
-        sent = True
-        return message
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
 
-    # Without "app" in the scope, starlette raises its own errors instead of HTTP ones.
-    replayed = Request({"type": "http", "headers": request.scope["headers"]}, receive)
+    # Parsed by starlette from memory: its own reading has no cap on the size of files. Names are UTF-8, whatever the
+    # caller says: there are charsets whose text cannot be written back.
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary", b"").decode("latin-1")
+    if not boundary or '"' in boundary or "\\" in boundary:
+        raise RequestError("bad_request", "multipart: the content type names no boundary")
+    parser = MultiPartParser(
+        Headers({"content-type": f'{_FORM}; boundary="{boundary}"'}),
+        whole(),
+        max_files=settings.max_items + 1,
+        max_fields=settings.max_items + _MAX_FIELDS,
+    )
+    parser.spool_max_size = len(body)  # nothing of it goes to a disk
     try:
-        # Parsed by starlette from memory: its own reading has no cap on the size of files.
-        form = await replayed.form(max_files=settings.max_items + 1, max_fields=settings.max_items + _MAX_FIELDS)
+        form = await parser.parse()
     except MultiPartException as error:
         many = "Too many" in error.message
         raise RequestError("too_many_items" if many else "bad_request", f"multipart: {error.message}") from None
@@ -127,28 +143,47 @@ async def _form(request: Request, settings: FrontSettings) -> list[Item]:
             raise RequestError("bad_request", "the form has no part `file` with a picture")
         if ids and len(ids) != len(files):
             raise RequestError("bad_request", f"{len(files)} files and {len(ids)} external_id fields")
-        names = ids or [part.filename or "" for part in files]
         return [
-            Item(data=await part.read(), external_id=name[:256] or None)
-            for part, name in zip(files, names, strict=True)
+            Item(data=await part.read(), external_id=external_id or None, name=part.filename)
+            for part, external_id in zip(files, ids or [""] * len(files), strict=True)
         ]
     finally:
         await form.close()
 
 
+def _identified(item: Item, asked: str | None) -> Item:
+    """With the picture's own id, else the one that was `asked` for it, else the file's name."""
+    external_id = item.external_id or asked or item.name or None
+    if external_id is not None and len(external_id) > _MAX_ID:
+        raise RequestError("bad_request", f"external_id: at most {_MAX_ID} characters")
+    return replace(item, external_id=external_id)
+
+
 def _parse_one(body: bytes) -> Item:
+    if _marks(body) > _MARKS_ONCE:
+        raise RequestError("bad_request", "the body holds more than one picture: see /v1/score:batch")
     try:
-        return _item(ImageRequest.model_validate_json(body))
+        return _item(ImageRequest.model_validate_json(body.removeprefix(codecs.BOM_UTF8)))
     except ValidationError as error:
         raise _told(error) from None
 
 
-def _parse_many(body: bytes) -> list[Item]:
+def _parse_many(body: bytes, most: int) -> list[Item]:
+    if _marks(body) > _MARKS_ONCE + most * _MARKS_EACH:
+        raise _too_many(most)
     try:
-        items = BatchRequest.model_validate_json(body).items
+        items = BatchRequest.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).items
     except ValidationError as error:
         raise _told(error) from None
     return [_item(item) for item in items]
+
+
+def _marks(body: bytes) -> int:
+    return sum(map(body.count, _MARKS))
+
+
+def _too_many(most: int) -> RequestError:
+    return RequestError("too_many_items", f"more pictures than one batch has: at most {most}")
 
 
 def _item(asked: ImageRequest) -> Item:
@@ -161,9 +196,18 @@ def _item(asked: ImageRequest) -> Item:
     if text.startswith(_DATA_URI):
         text = text.partition(",")[2]
     try:
-        return make(data=base64.b64decode(text, validate=True))
+        return make(data=_decoded(text))
     except (binascii.Error, ValueError):
         return make(error=RequestError("bad_request", "`image` is not base64"))
+
+
+def _decoded(text: str) -> bytes:
+    """Base64, in any of its spellings: broken into lines, url-safe, without padding."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        plain = text.translate(_PLAIN).rstrip("=")
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
 def _told(error: ValidationError) -> RequestError:

@@ -4,10 +4,10 @@ Single pictures are scored here or refused. A batch's items wait, and where this
 replicas: a batch takes as many of them as there are.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.failures import RequestError
-from pipelines.model import Explained, OtherCrop, Problem, Scored
+from pipelines.model import Explained, OtherCrop, Scored
 from pipelines.remote import ScorerClient
 from pipelines.replica import Scorer
 from radet.crop import CropPolicy
@@ -46,9 +46,15 @@ class LocalScorer:
         finally:
             self._patient -= 1
 
-    async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
-        """As `Scorer.explain`."""
-        return await self._scorer.explain(data, id, side, opacity)
+    async def explain(
+        self,
+        crop: "Pixels",
+        policy: CropPolicy,
+        facts: dict[str, Any],
+        id: str | None,  # noqa: A002
+    ) -> Explained | OtherCrop:
+        """As `Scorer.explain`: it stays here."""
+        return await self._scorer.explain(crop, policy, facts, id)
 
     @property
     def _most(self) -> int:

@@ -3,9 +3,11 @@
 import logging
 import re
 import time
+import traceback
 import uuid
 
-from starlette.requests import Request
+from ray.exceptions import TaskCancelledError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,7 +16,7 @@ from pipelines.observe import Meters
 from radet.errors import RadetError
 
 _log = logging.getLogger("ray.serve")
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9=;:/+._-]{1,256}")  # those of AWS and of traces, too
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -39,30 +41,39 @@ class Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, answered, path = time.perf_counter(), False, scope["path"]
+        begun, path = time.perf_counter(), scope["path"]
+        answered = ended = False
+        if scope["method"] == "HEAD":  # a GET, of whose answer the server sends the headers alone
+            scope = {**scope, "method": "GET"}
         request = Request(scope)
-        request.state.request_id = _request_id(request)
+        request.state.request_id, own = _request_id(request)
         request.state.code = "ok"
 
         async def send_on(message: Message) -> None:
-            nonlocal answered
+            nonlocal answered, ended
             if message["type"] == "http.response.start":
                 answered = True
-                message["headers"] = [*message.get("headers", []), *_HEADERS, *_csp(path)]
+                message["headers"] = [*message.get("headers", []), *_HEADERS, *_csp(path), *own]
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self._app(scope, receive, send_on)
-        except Exception as error:
+        except (ClientDisconnect, TaskCancelledError):  # the latter is Serve's, for whoever waits for a body
+            pass  # nobody is there to be answered
+        except Exception as error:  # noqa: BLE001 - whatever it was, it has a code
             # Its type and where, not its words: those may quote what was sent.
-            _log.exception("request %s failed: %s", request.state.request_id, type(error).__name__)
-            if answered:
-                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+            _log.error("request %s failed: %s%s", request.state.request_id, type(error).__name__, where)
             failed = failure(request, RequestError("internal", "the service failed: tell its operator the request_id"))
+            if answered:
+                raise RuntimeError("an answer broke off") from None
             await failed(scope, receive, send_on)
         finally:
             route = path if _ROUTES.fullmatch(path) else "other"
-            self._meters.requests.labels(route, request.state.code).inc()
+            code = request.state.code if ended or request.state.code != "ok" else "cancelled"
+            self._meters.requests.labels(route, code).inc()
             self._meters.request.labels(route).observe(time.perf_counter() - begun)
 
 
@@ -76,11 +87,14 @@ def failure(request: Request, error: RadetError) -> Response:
     return JSONResponse(envelope(error, request.state.request_id), http_status(error), headers)
 
 
-def _request_id(request: Request) -> str:
-    """The caller's X-Request-ID where it is a decent one; Serve's proxy makes one where there is none, and sends it
-    back as a header."""
+def _request_id(request: Request) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """The caller's X-Request-ID where it is a decent one, else one of our own, and the header that says so. Serve sends
+    the caller's back by itself, and makes one where there is none."""
     given = request.headers.get("x-request-id", "")
-    return given if _ID.fullmatch(given) else str(uuid.uuid4())
+    if _ID.fullmatch(given):
+        return given, []
+    made = str(uuid.uuid4())
+    return made, [(b"x-request-id", made.encode())]
 
 
 def _csp(path: str) -> list[tuple[bytes, bytes]]:

@@ -1,10 +1,13 @@
 """What a scorer tells of itself and of a picture: plain values that travel between processes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from radet.crop import CropPolicy
 from radet.thresholds import ThresholdConfig
+
+if TYPE_CHECKING:
+    from radet.explain import Explanation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +68,9 @@ class OtherCrop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """An explanation (radet.explain) with its pictures as PNG; `heat` is None where there is none."""
+    """What stands behind one score, and the score itself. Seconds."""
 
-    facts: dict[str, Any]
-    crop: bytes
-    heat: bytes | None
-    overlay: bytes
+    explanation: "Explanation"
     band: tuple[float, float] | None
-    seconds: float
+    queue_s: float
+    explain_s: float

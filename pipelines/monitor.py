@@ -5,7 +5,7 @@ It computes nothing of a score; without it pictures are scored as before, and on
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from radet.shift import ks, psi
 REPORT_EVERY_S = 2.0
 GONE_AFTER_S = 15.0
 
+_RETURNING = 100  # processes that are gone, and may have been silent only
 _RECENT = 2000  # scores that are compared with the reference
 _FEWEST = 50  # below that many, chance shifts them
 
@@ -40,12 +41,14 @@ class Monitor:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._live: dict[str, tuple[float, Report]] = {}
-        self._gone: list[Family] = []
+        self._gone: dict[str, list[Family]] = {}  # by replica, the last ones
+        self._buried: list[Family] = []  # all before
         self._recent: deque[tuple[float, float | None]] = deque(maxlen=_RECENT)
         self._recent_of = ""
 
     def report(self, report: Report) -> None:
         self._live[report.replica] = (self._clock(), report)
+        self._gone.pop(report.replica, None)  # it was silent only, and tells what it told before again
         if report.facts is not None and report.scores:
             if report.facts.model_id != self._recent_of:  # another model's scores are no shift
                 self._recent.clear()
@@ -72,9 +75,9 @@ class Monitor:
     def text(self) -> bytes:
         """All metrics, in Prometheus' text format."""
         self._forget()
-        families = added([self._gone, *(report.metrics for _, report in self._live.values())])
+        families = added([self._buried, *self._gone.values(), *(report.metrics for _, report in self._live.values())])
         registry = CollectorRegistry()
-        registry.register(Collected([*families, self._replicas(), *self._shift()]))
+        registry.register(Collected([*families, self._replicas(), self._problems(), *self._shift()]))
         return generate_latest(registry)
 
     def state(self) -> dict[str, Any]:
@@ -86,8 +89,10 @@ class Monitor:
         now = self._clock()
         for replica, (when, report) in list(self._live.items()):
             if now - when > GONE_AFTER_S and (report.problem is None or now - when > 20 * GONE_AFTER_S):
-                self._gone = added([self._gone, without_gauges(report.metrics)])
+                self._gone[replica] = without_gauges(report.metrics)
                 del self._live[replica]
+        while len(self._gone) > _RETURNING:
+            self._buried = added([self._buried, self._gone.pop(next(iter(self._gone)))])
 
     def _replicas(self) -> Family:
         kinds = {"front": 0, "scorer": 0}
@@ -96,6 +101,14 @@ class Monitor:
                 kinds[report.kind] += 1
         return gauge(
             "radet_replicas", "Processes that report", {(("kind", kind),): float(n) for kind, n in kinds.items()}
+        )
+
+    def _problems(self) -> Family:
+        counts = Counter(problem.code for problem in self.problems())
+        return gauge(
+            "radet_problems",
+            "Scorers that could not start",
+            {(("code", code),): float(n) for code, n in counts.items()},
         )
 
     def _shift(self) -> list[Family]:

@@ -1,6 +1,6 @@
 """What is measured of the service: every metric by name, in one place. Each process has one Meters.
 
-radet_requests_total{route,code}        answers: code is ok, or an error's
+radet_requests_total{route,code}        answers: code is ok, cancelled where nobody waited for it, or an error's
 radet_images_total{status}              pictures: ok, or an error's code (a batch has many)
 radet_decode_seconds                    bytes to crop
 radet_queue_seconds                     a crop's wait for its batch
@@ -8,9 +8,11 @@ radet_inference_seconds                 a batch through the detector
 radet_request_seconds{route}            whole requests, reading the body included
 radet_batch_size                        crops in a batch
 radet_in_flight{replica}                requests that a front works on now
-radet_score                             p_generated (of the logit, where uncalibrated)
+radet_score                             p_generated; nothing where uncalibrated
 radet_self_test_ok{replica,model_id}    1 once the golden scores came out right
+radet_settings_refused{replica}         1 where the last user_config cannot be, and the one before stays
 radet_replicas{kind}                    fronts and scorers that reported lately
+radet_problems{code}                    scorers that could not start in the last five minutes, by why
 radet_score_shift{value,reference,statistic}   PSI and KS of recent scores, see pipelines.monitor
 radet_recent_scores                     how many scores those are of
 """
@@ -53,6 +55,7 @@ class Meters:
         self.score = Histogram("radet_score", "p_generated of scored pictures", buckets=_SHARES, registry=own)
         self._in_flight = Gauge("radet_in_flight", "Requests being worked on", ["replica"], registry=own)
         self._self_test = Gauge("radet_self_test_ok", "Self-test passed", ["replica", "model_id"], registry=own)
+        self._refused = Gauge("radet_settings_refused", "The last user_config is refused", ["replica"], registry=own)
 
     def in_flight(self, requests: int) -> None:
         self._in_flight.labels(self.replica).set(requests)
@@ -60,6 +63,9 @@ class Meters:
     def self_test(self, model_id: str) -> None:
         self._self_test.clear()
         self._self_test.labels(self.replica, model_id).set(1)
+
+    def settings(self, *, refused: bool) -> None:
+        self._refused.labels(self.replica).set(refused)
 
     def snapshot(self) -> list[Family]:
         """Everything up to now, cumulative; metrics that were never touched are left out."""

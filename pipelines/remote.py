@@ -30,7 +30,13 @@ class ScorerClient(Protocol):
         """`patient`: of a batch, whose items wait, for other pictures too."""
         ...
 
-    async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem: ...  # noqa: A002
+    async def explain(
+        self,
+        crop: "Pixels",
+        policy: CropPolicy,
+        facts: dict[str, Any],
+        id: str | None,  # noqa: A002
+    ) -> Explained | OtherCrop: ...
 
 
 class MonitorClient(Protocol):
@@ -51,8 +57,14 @@ class RemoteScorer:
     async def score(self, crop: "Pixels", policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:  # noqa: ARG002
         return await _insist(lambda: self._handle.score.remote(crop, policy))
 
-    async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
-        return await _insist(lambda: self._handle.explain.remote(data, id, side, opacity))
+    async def explain(
+        self,
+        crop: "Pixels",
+        policy: CropPolicy,
+        facts: dict[str, Any],
+        id: str | None,  # noqa: A002
+    ) -> Explained | OtherCrop:
+        return await _insist(lambda: self._handle.explain.remote(crop, policy, facts, id))
 
 
 class RemoteMonitor:

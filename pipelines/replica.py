@@ -1,16 +1,15 @@
 """The scorer: one detector in one process; crops in, evidence out, in batches that form as they come."""
 
 import asyncio
-import io
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from pipelines.batcher import Batcher
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
@@ -21,6 +20,7 @@ from pipelines.settings import Band, ScorerSettings
 from pipelines.weights import find_encoders, local_model
 from radet.crop import CropPolicy
 from radet.errors import ConfigError, ModelError, RadetError
+from radet.score import Score
 from radet.thresholds import VerdictConfig
 
 if TYPE_CHECKING:
@@ -51,11 +51,12 @@ class Scorer:
         # One thread computes: batches, explanations, all in turn.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="radet-compute")
         self._batches = Batcher(self._score_batch, most=1, wait_s=0.0)  # until it is configured, and on a CPU
+        self._explaining = asyncio.Lock()
         self._batch_size = 1
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Load if need be, then take batch sizes and thresholds. Raises ModelError or ConfigError: Serve then keeps
-        the replicas that it has."""
+        """Load if need be, then take batch sizes and thresholds. Raises ModelError or ConfigError, and changes
+        nothing: who loads the first time has told the monitor."""
         try:
             settings: ScorerSettings = ScorerSettings.read(config)
             if 2 * settings.max_batch_size > self._most:
@@ -63,9 +64,10 @@ class Scorer:
                 raise ConfigError(f"{message}, not {self._most}")
             await self._in_compute(self._prepare, settings.band)
         except RadetError as error:
-            problem = Problem(code=error.code, message=error.message)
-            with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
-                await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
+            if not self.loaded:
+                problem = Problem(code=error.code, message=error.message)
+                with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
+                    await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
             raise
         self._batch_size = settings.max_batch_size
         if self._device != "cpu":  # where pictures pass the detector one by one, no answer waits for a second picture
@@ -83,6 +85,15 @@ class Scorer:
     def loaded(self) -> bool:
         return self._facts is not None
 
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What it scores with."""
+        return self._facts
+
+    @property
+    def meters(self) -> Meters:
+        return self._meters
+
     async def score(self, crop: "Pixels", policy: CropPolicy, *, patient: bool = False) -> Scored | OtherCrop:
         """Evidence on one crop, uint8 [size, size, 3], that was cut by `policy`. `patient`: see Batcher.submit."""
         facts = self._ready()
@@ -90,10 +101,21 @@ class Scorer:
             return OtherCrop(facts=facts)
         return await self._batches.submit((crop, time.perf_counter()), patient=patient)
 
-    async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
-        """Why this picture scores as it does. `side`: pixels of the pictures; `opacity`: of the heat, in [0, 1]."""
-        self._ready()
-        return await self._in_compute(self._explain, data, id, side, opacity)
+    async def explain(
+        self,
+        crop: "Pixels",
+        policy: CropPolicy,
+        facts: dict[str, Any],
+        id: str | None,  # noqa: A002
+    ) -> Explained | OtherCrop:
+        """Why a picture scores as it does: its crop, and `facts`, the fields of its Score that are known without the
+        detector. Only one at a time is with the thread that computes, so that batches take turns with them."""
+        ready = self._ready()
+        if policy != ready.policy:
+            return OtherCrop(facts=ready)
+        entered = time.perf_counter()
+        async with self._explaining:
+            return await self._in_compute(self._explain, crop, facts, id, entered)
 
     async def _score_batch(self, entered: list[tuple["Pixels", float]]) -> list[Scored]:
         return await self._in_compute(self._score, entered)
@@ -129,24 +151,23 @@ class Scorer:
         if len(self._fresh) < _UNSENT:
             self._fresh.append((float("nan") if p is None else p, drift))
 
-    def _explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
-        from radet.explain import explain  # noqa: PLC0415 - torch, see pipelines.process
+    def _explain(self, crop: "Pixels", facts: dict[str, Any], id: str | None, entered: float) -> Explained:  # noqa: A002
+        from radet.explain import explain_crop  # noqa: PLC0415 - torch, see pipelines.process
 
         begun = time.perf_counter()
-        try:
-            found = explain(self._loaded, data, id=id)
-        except ModelError:
-            raise
-        except RadetError as error:
-            return Problem(code=error.code, message=error.message)
-        crop = Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC)
+        detector, ready = self._loaded, self._ready()
+        score = Score(
+            id=facts["uri"] if id is None else id,
+            **facts,
+            **detector.evidence(crop[None]).row(0),  # type: ignore[arg-type]
+            model_id=ready.model_id,
+            scored_at=datetime.now(UTC),
+        )
         return Explained(
-            facts=found.to_dict(),
-            crop=_png(crop),
-            heat=None if found.heat is None else _png(found.heat_map(side)),
-            overlay=_png(found.overlay(opacity, side)),
-            band=self._ready().band,
-            seconds=time.perf_counter() - begun,
+            explanation=explain_crop(detector, crop, score),
+            band=ready.band,
+            queue_s=begun - entered,
+            explain_s=time.perf_counter() - begun,
         )
 
     def _prepare(self, band: Band | None) -> None:
@@ -244,9 +265,3 @@ def _verdict(detector: "Detector", band: Band) -> VerdictConfig:
         target_fpr=1 - percentile(band.generated_above, calibration.real),
         target_fnr=percentile(band.real_below, calibration.generated),
     )
-
-
-def _png(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()

@@ -1,6 +1,8 @@
 """The endpoints. What they do is the front's; here is how it is asked for over HTTP, and what /docs says of it."""
 
+import asyncio
 import base64
+import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -10,6 +12,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -17,11 +20,12 @@ from pipelines import schemas
 from pipelines.access import Caller
 from pipelines.failures import RequestError
 from pipelines.front import Front, band
-from pipelines.intake import Item, read_many, read_one
+from pipelines.intake import Item, most_of, read_many, read_one
 from pipelines.middleware import Around, failure
 from pipelines.pages import add_pages
 from pipelines.schemas import EXAMPLE_BATCH, EXAMPLE_SCORE
 from radet.errors import RadetError
+from radet.explain import Explanation
 from radet.score import SCHEMA_VERSION
 
 _ABOUT = """Is this picture generated? The same scores as `radet score` and `radet.Detector` give.
@@ -96,6 +100,7 @@ def build_app(front: Front) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # to whatever host the caller has named
     )
     app.add_middleware(Around, meters=front.meters)
     app.add_exception_handler(RadetError, _refused)
@@ -118,19 +123,20 @@ def _key(front: Front) -> Any:
     return Depends(caller)
 
 
-def _place(front: Front) -> Any:
+def _place(front: Front, *, single: bool) -> Any:
     """The dependency that checks the key, then keeps a place for the request until its answer is sent; all that before
     any of the body is read."""
 
     async def place(request: Request, caller: Annotated[Caller, _key(front)]) -> AsyncIterator[Caller]:
-        async with front.admitted(_announced(request)):
+        announced, most = _announced(request), most_of(request, front.settings, single=single)
+        async with front.admitted(most if announced is None else min(announced, most)):
             yield caller
 
     return Depends(place)
 
 
 def _add_scoring(app: FastAPI, front: Front) -> None:
-    place = _place(front)
+    place, place_of_batch = _place(front, single=True), _place(front, single=False)
 
     async def one(request: Request, caller: Caller) -> Item:
         front.door.spend(caller, 1, front.settings.images_per_minute)
@@ -160,15 +166,16 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
             **_FAILURES,
         },
     )
-    async def score_batch(request: Request, caller: Annotated[Caller, place]) -> Response:
+    async def score_batch(request: Request, caller: Annotated[Caller, place_of_batch]) -> Response:
         """Items come back in order, each with a `result` or an `error`. With `Accept: application/x-ndjson` each is a
-        line of its own, sent as soon as it is known."""
+        line of its own, sent as soon as it is known. After 100 seconds what is not scored is `overloaded`."""
+        begun = asyncio.get_running_loop().time()
         items = await read_many(request, front.settings)
         front.door.spend(caller, len(items), front.settings.images_per_minute)
         await front.facts()  # not ready is said once, not for each picture
         if _accepts(request, _JSONL):
-            return StreamingResponse(_lines(front, items, request), media_type=_JSONL)
-        found = [_traced(item, request) async for item in front.score_all(items)]
+            return StreamingResponse(_lines(front, items, begun, request), media_type=_JSONL)
+        found = [_traced(item, request) async for item in front.score_all(items, begun)]
         head = {"request_id": request.state.request_id, "schema_version": SCHEMA_VERSION}
         return JSONResponse(head | {"items": found})
 
@@ -183,25 +190,24 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
         caller: Annotated[Caller, place],
         external_id: Annotated[str | None, Query(max_length=256, description="your own id, echoed")] = None,  # noqa: ARG001
         images: Annotated[bool, Query(description="JSON: with the crop and its heat map as PNG")] = False,
-        side: Annotated[int, Query(ge=32, le=1024, description="pixels of the pictures")] = 448,
+        side: Annotated[int, Query(ge=32, le=512, description="pixels of the pictures")] = 448,
         opacity: Annotated[float, Query(ge=0, le=1, description="PNG: of the heat over the crop")] = 0.55,
     ) -> Response:
-        """JSON, or with `Accept: image/png` the heat map over what the detector looked at. It costs the scorer two to
-        three times a scoring."""
-        item = await one(request, caller)
-        found = await front.explain(item, side=side, opacity=opacity)
-        if _accepts(request, _PNG):
-            return Response(found.overlay, media_type=_PNG)
-        answer = found.facts | {
-            "request_id": request.state.request_id,
-            "external_id": item.external_id,
-            "schema_version": SCHEMA_VERSION,
-            "band": band(found.band),
-            "timings": {"explain_ms": round(found.seconds * 1000, 2)},
-        }
-        if images:
-            answer["images"] = {"crop": _data_uri(found.crop), "heat": found.heat and _data_uri(found.heat)}
-        return JSONResponse(answer)
+        """JSON, or with `Accept: image/png` the heat map over what the detector looked at. It costs two to three times
+        a scoring, and the pictures about one more; a replica explains four at a time and refuses more as
+        `overloaded`."""
+        overlay = _accepts(request, _PNG)
+
+        def draw(found: Explanation) -> Any:
+            if overlay:
+                return _png(found.overlay(opacity, side))
+            return _layers(found, side) if images else None
+
+        answer, drawn = await front.explain(await one(request, caller), draw)
+        if overlay:
+            return Response(drawn, media_type=_PNG)
+        answer |= {"request_id": request.state.request_id, "schema_version": SCHEMA_VERSION}
+        return JSONResponse(answer | {"images": drawn} if images else answer)
 
 
 def _add_state(app: FastAPI, front: Front) -> None:
@@ -261,8 +267,8 @@ def _add_state(app: FastAPI, front: Front) -> None:
         return Response(await front.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _lines(front: Front, items: list[Item], request: Request) -> AsyncIterator[bytes]:
-    async for item in front.score_all(items):
+async def _lines(front: Front, items: list[Item], begun: float, request: Request) -> AsyncIterator[bytes]:
+    async for item in front.score_all(items, begun):
         yield json.dumps(_traced(item, request), separators=(",", ":")).encode() + b"\n"
 
 
@@ -290,8 +296,20 @@ def _accepts(request: Request, kind: str) -> bool:
     return kind in {part.partition(";")[0].strip().lower() for part in accepted}
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _layers(found: Explanation, side: int) -> dict[str, str | None]:
+    """The crop and its heat, to be laid over one another."""
+    crop = Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC)
+    return {"crop": _data_uri(crop), "heat": None if found.heat is None else _data_uri(found.heat_map(side))}
+
+
+def _data_uri(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)  # half the time for a tenth more bytes
+    return out.getvalue()
 
 
 def _example(value: dict[str, Any]) -> dict[str, Any]:

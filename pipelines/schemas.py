@@ -6,7 +6,7 @@ The fields of a score are those of radet.Score, taken from it: one schema for Pa
 import typing
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, FailFast, Field, create_model
 
 from radet.score import SCHEMA_VERSION, Score
 from radet.thresholds import ThresholdConfig
@@ -27,7 +27,7 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: list[ImageRequest]
+    items: Annotated[list[ImageRequest], FailFast()]  # an error for each of thousands is of no use to anybody
 
 
 class Failure(BaseModel):
@@ -62,6 +62,17 @@ class Timings(BaseModel):
     total_ms: Annotated[float, Field(description="from the body's arrival to the answer")]
 
 
+class ExplainTimings(BaseModel):
+    """Milliseconds."""
+
+    fetch_ms: Annotated[float, Field(description="reading the url; 0 for bytes")]
+    decode_ms: Annotated[float, Field(description="bytes to crop, with the wait for a free thread")]
+    queue_ms: Annotated[float, Field(description="the crop's wait for its turn")]
+    explain_ms: Annotated[float, Field(description="scoring and explaining it")]
+    draw_ms: Annotated[float, Field(description="the pictures, where they were asked for")]
+    total_ms: Annotated[float, Field(description="from the body's arrival to the answer")]
+
+
 class _Traced(BaseModel):
     request_id: str
     external_id: str | None
@@ -70,7 +81,6 @@ class _Traced(BaseModel):
 class _Answered(_Traced):
     schema_version: int = SCHEMA_VERSION
     band: Annotated[Band | None, Field(description="null while the checkpoint is uncalibrated")]
-    timings: Timings
 
 
 _FIELDS: dict[str, Any] = {
@@ -79,9 +89,14 @@ _FIELDS: dict[str, Any] = {
 }
 
 #: The fields of radet.Score.
-ScoreFields = create_model("ScoreFields", **_FIELDS)
+ScoreFields = create_model("ScoreFields", **_FIELDS, schema_version=(int, SCHEMA_VERSION))
 
-ScoreAnswer = create_model("ScoreAnswer", __base__=(ScoreFields, _Answered), __doc__="The score of one picture.")
+
+class _Scored(_Answered):
+    timings: Timings
+
+
+ScoreAnswer = create_model("ScoreAnswer", __base__=(ScoreFields, _Scored), __doc__="The score of one picture.")
 
 
 class BatchItem(BaseModel):
@@ -111,6 +126,7 @@ class Images(BaseModel):
 class ExplainAnswer(_Answered):
     """Why a picture scores as it does (radet.explain.Explanation)."""
 
+    timings: ExplainTimings
     score: ScoreFields  # type: ignore[valid-type]
     heat: Annotated[list[list[float]] | None, Field(description="cosine drift of each patch, row by row")]
     percentile: Annotated[float | None, Field(description="share of real reference pictures that drift less")]

@@ -9,7 +9,7 @@ a bounded number of pictures.
 
 import io
 import logging
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,8 +17,10 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client  # nothing public tells where Serve listens
 from ray.serve.exceptions import RayServeException
 
+from pipelines.keeping import Keeping
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import Monitor, Report
 from pipelines.process import WORKER_ENV
@@ -207,6 +209,20 @@ def _scaling(args: ServeArgs) -> dict[str, Any]:
     }
 
 
+def require_place(host: str, port: int) -> None:
+    """Raises ConfigError where Serve runs on the connected cluster already, and has no place for the service."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    there = client.http_config
+    if (there.host, there.port) != (host, port):
+        mend = f"give --host {there.host} --port {there.port}, or take another cluster"
+        raise ConfigError(f"Serve runs on this cluster already, at {there.host}:{there.port}: {mend}")
+    for name, app in client.get_serve_details()["applications"].items():
+        if name != APP and app["route_prefix"] == "/":
+            raise ConfigError(f"the application {name!r} of this cluster has the route / that the service needs")
+
+
 def start(args: ServeArgs, *, host: str, port: int) -> None:
     """Start the service on the connected cluster; returns when it is deployed. Raises RuntimeError where it cannot be:
     `problems` then knows more."""
@@ -219,10 +235,22 @@ def start(args: ServeArgs, *, host: str, port: int) -> None:
     serve.run(application(args), name=APP, route_prefix="/", logging_config=_QUIET)
 
 
-def stop() -> None:
-    """Let requests under way finish, then end the service."""
+def stop(*, alone: bool = False) -> None:
+    """Let requests under way finish, then end the service. `alone`: and Serve with it, where nobody else uses it."""
     with redirect_stdout(io.StringIO()):  # Ray says there that the controller is dead: it has killed it
-        serve.shutdown()
+        for step in (_drain, lambda: serve.delete(APP)):
+            with suppress(RayServeException, RayError, TimeoutError, KeyError):  # it does not run, or no more
+                step()
+        if alone:
+            serve.shutdown()
+
+
+def _drain() -> None:
+    """Fronts first: Serve would end them and the scorers that they wait for at once, and proxies before either."""
+    handle = serve.get_app_handle(APP)
+    states = serve.status().applications[APP].deployments[handle.deployment_name].replica_states
+    if states.get("RUNNING"):
+        handle.broadcast("drain", 2 * _SHUTDOWN_S).results(timeout_s=_SHUTDOWN_S)
 
 
 def problems(timeout_s: float = 5.0) -> list[Problem]:
@@ -293,9 +321,14 @@ class _Service:
             allow_url=allow_url,
             threads=decode_threads(max(1.0, cpus)),
         )
+        self._keeping = Keeping(self._standalone.front.meters)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        await self._standalone.reconfigure(config)
+        with self._keeping.settings():
+            await self._standalone.reconfigure(config)
+
+    async def drain(self, seconds: float) -> None:
+        await self._standalone.front.drain(seconds)
 
     async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop:
         return await self._standalone.take(crop, policy)
@@ -315,15 +348,17 @@ class _Scorer:
             replica=_replica_name(),
             tell=RemoteMonitor(monitor).report,
         )
+        self._keeping = Keeping(self._scorer.meters)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        await self._scorer.reconfigure(config)
+        with self._keeping.settings():
+            await self._scorer.reconfigure(config)
 
     async def score(self, crop: "Pixels", policy: CropPolicy) -> Scored | OtherCrop:
         return await self._scorer.score(crop, policy)
 
-    async def explain(self, data: bytes, id: str | None, side: int, opacity: float) -> Explained | Problem:  # noqa: A002
-        return await self._scorer.explain(data, id, side, opacity)
+    async def explain(self, crop: "Pixels", policy: CropPolicy, *more: Any) -> Explained | OtherCrop:
+        return await self._scorer.explain(crop, policy, *more)
 
 
 class _Front:
@@ -340,10 +375,15 @@ class _Front:
             fronts=fronts,
             threads=decode_threads(cpus),
         )
+        self._keeping = Keeping(self._front.meters)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        self._front.reconfigure(config)
+        with self._keeping.settings():
+            self._front.reconfigure(config)
         self._front.start()
+
+    async def drain(self, seconds: float) -> None:
+        await self._front.drain(seconds)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from pipelines.routes import build_app  # noqa: PLC0415

@@ -5,15 +5,26 @@ from typing import Any
 
 from pipelines.front import Front
 from pipelines.local import LocalScorer
-from pipelines.model import OtherCrop, Scored
+from pipelines.model import ModelFacts, OtherCrop, Scored
 from pipelines.remote import MonitorClient, ScorerClient
 from pipelines.replica import Scorer
 from pipelines.settings import ServiceSettings
 from radet.crop import CropPolicy
-from radet.errors import ModelError, RadetError
+from radet.errors import ConfigError, ModelError, RadetError
 from radet.images import Pixels
 
 _AGAIN_S = 10.0
+
+
+class OwnFront(Front):
+    """A front with a scorer in its own process: what that one scores with, it need not ask the monitor for."""
+
+    def __init__(self, own: Scorer, scorer: LocalScorer, monitor: MonitorClient, **options: Any) -> None:
+        super().__init__(scorer, monitor, **options)
+        self._own = own
+
+    async def facts(self) -> ModelFacts:
+        return self._own.facts or await super().facts()
 
 
 class Standalone:
@@ -34,25 +45,35 @@ class Standalone:
         self._monitor = monitor
         self._scorer = Scorer(model, device="cpu", most=most, replica=f"{replica}-scorer", tell=monitor.report)
         self._local = LocalScorer(self._scorer, peers)
-        self.front = Front(self._local, monitor, replica=replica, allow_url=allow_url, fronts=None, threads=threads)
+        self.front = OwnFront(
+            self._scorer, self._local, monitor, replica=replica, allow_url=allow_url, fronts=None, threads=threads
+        )
+        self._scoring: dict[str, Any] = {}
         self._trying: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: dict[str, Any] | None) -> None:
         """Take new settings, after loading the detector the first time.
 
-        Raises ConfigError; and ModelError where other replicas can score: Serve then keeps those."""
+        Raises ConfigError, and changes nothing; and ModelError where other replicas can score: Serve then keeps
+        those."""
         settings: ServiceSettings = ServiceSettings.read(config)
+        before, trying = self.front.settings, self._trying
         self.front.reconfigure(settings.front.model_dump())
-        if self._trying is not None:
-            self._trying.cancel()
-            self._trying = None
+        if trying is not None:
+            trying.cancel()
         scoring = settings.scorer.model_dump()
         try:
             await self._scorer.reconfigure(scoring)
+        except ConfigError:
+            self.front.reconfigure(before.model_dump())
+            if trying is not None:
+                self._try_on()
+            raise
         except ModelError:
             if self._scorer.loaded or await self._others():
                 raise
-            self._trying = asyncio.create_task(self._try_on(scoring))
+            self._scoring = scoring
+            self._try_on()
         self.front.start()
 
     async def take(self, crop: Pixels, policy: CropPolicy) -> Scored | OtherCrop:
@@ -65,10 +86,13 @@ class Standalone:
         except Exception:  # noqa: BLE001 - away, for whatever reason: there may be others
             return True
 
-    async def _try_on(self, scoring: dict[str, Any]) -> None:
+    def _try_on(self) -> None:
+        self._trying = asyncio.create_task(self._keep_trying())
+
+    async def _keep_trying(self) -> None:
         while not self._scorer.loaded:
             await asyncio.sleep(_AGAIN_S)
             try:
-                await self._scorer.reconfigure(scoring)
+                await self._scorer.reconfigure(self._scoring)
             except RadetError:  # it is told to the monitor each time
                 continue

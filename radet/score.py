@@ -18,8 +18,8 @@ class Score:
     (bytes, sha256, size, format) is kept.
     """
 
-    id: str  # the caller's; the uri where none was given
-    uri: str  # path or URL, as a user would write it
+    id: str  # the caller's; where none was given, the uri as its list has it
+    uri: str  # path or URL, where it lies; a name, of bytes that have one
     sha256: str | None = None  # of the raw bytes, hex
     phash: str | None = None  # 64-bit perceptual hash, hex
     status: str = "ok"  # "ok" or a code of radet.errors

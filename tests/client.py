@@ -1,5 +1,7 @@
 """A small HTTP client for tests: status, headers and body, whatever the status."""
 
+import base64
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -70,3 +72,24 @@ def eventually(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.3)
+
+
+def ready(url: str) -> bool:
+    try:
+        return ask(f"{url}/readyz", method="GET").status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def under_way(url: str, picture: bytes, size: int) -> Iterator[dict[str, Any]]:
+    """What is still to come of a batch, whose first answer is there."""
+    items = [{"image": base64.b64encode(picture).decode()}] * size
+    headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+    answer = urllib3.request(
+        "POST", f"{url}/v1/score:batch", body=json.dumps({"items": items}), headers=headers, preload_content=False
+    )
+    assert answer.status == 200, answer.data
+    answer.auto_close = False  # which would take the end from those who read by lines
+    lines = (json.loads(line) for line in io.BufferedReader(answer))
+    assert next(lines)["error"] is None
+    return lines

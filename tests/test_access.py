@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[..., Doorkeeper]:
-    def make(keys: str = "", file: Path | None = None, fronts: int = 1) -> Doorkeeper:
-        monkeypatch.setenv("RADET_API_KEYS", keys)
-        monkeypatch.setenv("RADET_API_KEYS_FILE", "" if file is None else str(file))
+    def make(keys: str | None = None, file: Path | str | None = None, fronts: int = 1) -> Doorkeeper:
+        for name, value in {"RADET_API_KEYS": keys, "RADET_API_KEYS_FILE": file}.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, str(value))
         return Doorkeeper(fronts=fronts, clock=clock)
 
     return make
@@ -40,6 +44,7 @@ def door(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[..., Doorkee
 
 def test_without_keys_anyone_may_ask(door: Callable[..., Doorkeeper]) -> None:
     open_door = door()
+    assert not open_door.closed
     assert open_door.admit(None) is ANYONE
     open_door.spend(ANYONE, 10**6, 1.0)
 
@@ -60,7 +65,7 @@ def test_keys_from_environment_and_file(door: Callable[..., Doorkeeper], tmp_pat
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
-    door: Callable[..., Doorkeeper], tmp_path: Path, clock: Clock
+    door: Callable[..., Doorkeeper], tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
     file.write_text(f"a:{sha('first')}\n")
@@ -71,15 +76,18 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     assert one.admit("second").name == "b"
     with pytest.raises(RequestError):
         one.admit("first")
-    file.write_text("half a li")
-    clock.now += 5
-    assert one.admit("second").name == "b"
-    file.write_text("# nobody any more\n")
-    clock.now += 5
-    with pytest.raises(RequestError):
-        one.admit("second")
+    for text in ("half a li", "# being written\n", "", f"a:{sha('')}\n"):
+        file.write_text(text)
+        for _ in range(3):
+            clock.now += 5
+            assert one.admit("second").name == "b"
+    assert [str(file) in told for told in caplog.messages] == [True] * 3, "each trouble once"
     file.unlink()
     clock.now += 5
+    assert one.admit("second").name == "b"
+    file.write_text(f"c:{sha('third')}\n")
+    clock.now += 5
+    assert one.admit("third").name == "c"
     with pytest.raises(RequestError):
         one.admit("second")
 
@@ -97,6 +105,34 @@ def test_a_list_that_cannot_be_read_opens_no_door_and_is_not_shown(
     file.write_text("# empty\n")
     with pytest.raises(ConfigError):
         door(file=file)
+
+
+@pytest.mark.parametrize("keys", ["", " \n", " ,\n", "# keys come later"])
+def test_a_variable_that_is_set_and_holds_no_key_opens_no_door(
+    door: Callable[..., Doorkeeper], keys: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="RADET_API_KEYS holds no key"):
+        door(keys)
+    (tmp_path / "keys").write_text(f"a:{sha('first')}\n")
+    with pytest.raises(ConfigError, match="RADET_API_KEYS holds no key"):
+        door(keys, tmp_path / "keys")
+    with pytest.raises(ConfigError, match="names no file"):
+        door(file="")
+
+
+def test_the_hash_of_nothing_is_no_key(door: Callable[..., Doorkeeper], tmp_path: Path) -> None:
+    nothing = f"a:{sha('first')},b:{sha('').upper()}"
+    with pytest.raises(ConfigError, match="entry 2: that is the hash of nothing"):
+        door(nothing)
+    (tmp_path / "keys").write_text(nothing)
+    with pytest.raises(ConfigError, match="the hash of nothing"):
+        door(file=tmp_path / "keys")
+
+
+@pytest.mark.parametrize("rate", ["0", "0.0", "9" * 400])
+def test_a_rate_that_is_none_is_refused(door: Callable[..., Doorkeeper], rate: str) -> None:
+    with pytest.raises(ConfigError, match="IMAGES_PER_MINUTE"):
+        door(f"a:{sha('first')}:{rate}")
 
 
 def test_a_minutes_worth_may_come_at_once_then_it_drips(door: Callable[..., Doorkeeper], clock: Clock) -> None:
@@ -137,3 +173,23 @@ def test_several_fronts_share_a_limit(door: Callable[..., Doorkeeper]) -> None:
         one.spend(caller, 1, None)
     with pytest.raises(RequestError):
         one.spend(caller, 1, None)
+
+
+@pytest.mark.parametrize(("rate", "fronts"), [("0.5", 1), ("4", 16)])
+def test_a_rate_below_one_a_process_is_kept(
+    door: Callable[..., Doorkeeper], clock: Clock, rate: str, fronts: int
+) -> None:
+    """Each process lets one pass at once, whatever its part of the rate is."""
+    processes = [door(f"a:{sha('first')}:{rate}", fronts=fronts) for _ in range(fronts)]
+    wait_s = 60 * fronts / float(rate)  # of a process, from picture to picture
+    begun, passed = clock.now, 0
+    for step in range(310):
+        clock.now = begun + step * wait_s / 100
+        for one in processes:
+            with suppress(RequestError):
+                one.spend(one.admit("first"), 1, None)
+                passed += 1
+    assert passed == 4 * fronts
+    with pytest.raises(RequestError) as caught:
+        processes[0].spend(processes[0].admit("first"), 1, None)
+    assert caught.value.retry_after_s == pytest.approx(wait_s, rel=0.1)

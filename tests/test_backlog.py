@@ -89,7 +89,7 @@ def test_what_would_be_refused_is_not_decoded() -> None:
             await asyncio.sleep(0.001)
         await asyncio.gather(*tasks)
         refused = scorers.refused
-        batch = [told async for told in front.score_all([Item(data=picture)] * 8)]
+        batch = [told async for told in front.score_all([Item(data=picture)] * 8, asyncio.get_running_loop().time())]
         assert [told["error"] for told in batch] == [None] * 8, "a batch waits"
         return found, refused
 

@@ -4,12 +4,13 @@ import gzip
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import ray
 import ray.autoscaler
@@ -18,6 +19,8 @@ import yaml
 
 from jobs.cli import app
 from pipelines.plan import Plan
+from radet.config import QUANTILES, CalibrationConfig, DetectorConfig, resolve
+from radet.shift import psi
 
 from .conftest import ROOT, SHARED
 
@@ -195,13 +198,21 @@ def test_the_image_follows_the_pins() -> None:
         assert set(re.findall(r"/radet:(\S+)", file.read_text())) <= images
 
 
-def expressions() -> Iterator[str]:
-    rules = documents(CLUSTER / "prometheus-rules.yaml")[1]
+def monitoring(kind: str) -> list[dict[str, Any]]:
+    return [document for document in documents(CLUSTER / "prometheus-rules.yaml") if document["kind"] == kind]
+
+
+def alerts() -> Iterator[dict[str, Any]]:
+    (rules,) = monitoring("PrometheusRule")
     for group in rules["spec"]["groups"]:
-        for rule in group["rules"]:
-            assert {"alert", "expr", "labels", "annotations"} <= set(rule)
-            assert {"summary", "action"} == set(rule["annotations"])
-            yield rule["expr"]
+        yield from group["rules"]
+
+
+def expressions() -> Iterator[str]:
+    for rule in alerts():
+        assert {"alert", "expr", "labels", "annotations"} <= set(rule)
+        assert {"summary", "action"} == set(rule["annotations"])
+        yield rule["expr"]
     dashboard = json.loads((CLUSTER / "grafana" / "radet.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
@@ -228,6 +239,51 @@ def test_our_metrics_exist() -> None:
         pytest.skip("pipelines/observe.py is not there yet")
     text = observe.read_text()
     assert not {name for name in metrics("radet_") if not re.search(rf"\b{name}\b", text)}
+
+
+def test_the_endpoint_is_asked_for_its_metrics_once() -> None:
+    """Every pod of it answers for all; Ray's own metrics are each pod's."""
+    (spec,) = (spec for name, spec in clusters() if name == "rayservice.yaml")
+    asked = []
+    for monitor in monitoring("PodMonitor"):
+        for number, group in enumerate((spec["headGroupSpec"], *spec["workerGroupSpecs"])):
+            kind = "worker" if number else "head"
+            labels = {"ray.io/is-ray-node": "yes", "ray.io/node-type": kind}  # which KubeRay sets
+            if monitor["spec"]["selector"]["matchLabels"].items() <= labels.items():
+                ports = {port["name"] for port in group["template"]["spec"]["containers"][0]["ports"]}
+                endpoints = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+                asked += [(kind, port) for port in endpoints & ports]
+    assert sorted(asked) == [("head", "metrics"), ("head", "serve"), ("worker", "metrics")]
+
+
+def test_the_drift_alert_is_of_changes() -> None:
+    """Steady traffic is unlike the references of a checkpoint, whatever share of it is generated."""
+    (expr,) = (rule["expr"] for rule in alerts() if rule["alert"] == "RadetScoresDrift")
+    past = r"avg_over_time\(radet_score_shift\{statistic=\"psi\"\}\[7d\] offset 1h\)"
+    found = re.fullmatch(
+        rf"abs\(max by \(value, reference\) \(radet_score_shift\{{statistic=\"psi\"\}}\) "
+        rf"- avg by \(value, reference\) \({past}\)\) > ([0-9.]+)",
+        expr,
+    )
+    assert found
+    limit = float(found[1])
+    rng = np.random.default_rng(0)
+    for name in ("radet-lite", "radet-clip-b16"):
+        calibration = DetectorConfig.read(resolve(name)).calibration
+        assert calibration is not None
+
+        def shift(share: float, reference: Sequence[float], kept: CalibrationConfig = calibration) -> float:
+            generated = rng.random(2000) < share
+            at = rng.random(2000)
+            steps = np.array(QUANTILES)
+            p = np.where(generated, np.interp(at, steps, kept.generated), np.interp(at, steps, kept.real))
+            return psi(p, reference)
+
+        for reference in (calibration.real, calibration.generated):
+            for share in (0.0, 0.1, 0.3, 0.5, 0.7):
+                assert abs(shift(share, reference) - shift(share, reference)) < limit
+        assert max(shift(0.1, calibration.real), shift(0.1, calibration.generated)) > limit, "why it is no plain limit"
+        assert abs(shift(0.7, calibration.real) - shift(0.1, calibration.real)) > limit
 
 
 def test_policies_let_in_what_is_needed_and_no_more() -> None:

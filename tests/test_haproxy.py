@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.haproxy import apart
-from jobs.ports import free, require_free
+from jobs.ports import free, place, require_free
 from radet.errors import ConfigError
 
 _OURS = ("RAY_SERVE_HAPROXY_", "RAY_SERVE_FALLBACK_")
@@ -36,6 +36,14 @@ def test_a_port_that_cannot_be_had_is_told() -> None:
         require_free("nowhere.invalid", 8000)
     with pytest.raises(ConfigError, match="cannot listen at"):
         require_free("a" * 70 + ".invalid", 8000)  # no name at all
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    assert (place("::1", 8123), place("127.0.0.1", 8123)) == ("[::1]:8123", "127.0.0.1:8123")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen at \[::1\]:{port}: Address already in use"):
+            require_free("::1", port)
 
 
 def test_a_taken_port_gives_way_to_a_free_one() -> None:

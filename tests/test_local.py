@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from pipelines.failures import RequestError
+from pipelines.front import Front
+from pipelines.intake import Item
+from pipelines.keeping import Keeping
 from pipelines.local import LocalScorer
 from pipelines.model import OtherCrop, Scored
+from pipelines.monitor import Monitor
+from pipelines.observe import Meters
 from pipelines.readiness import until_ready
 from pipelines.remote import ScorerClient
 from pipelines.replica import Scorer
@@ -21,6 +26,7 @@ from radet.crop import CropPolicy
 from radet.errors import ConfigError, ModelError
 from radet.images import Pixels
 
+from .bad_inputs import encoded, photo
 from .service import LocalMonitor
 from .test_monitor import FACTS, scorer
 
@@ -179,5 +185,111 @@ def test_rates_are_shared_by_as_many_as_report() -> None:
         await monitor.report(scorer("b"))
         await one.front.readiness()
         assert one.front.door.fronts == 2
+
+    asyncio.run(run())
+
+
+def test_settings_that_cannot_be_change_nothing_of_a_replica_that_has_some() -> None:
+    async def run() -> None:
+        monitor = LocalMonitor()
+        one = Standalone(str(BUNDLED), monitor, None, replica="a", most=64)
+        good = {"front": {"max_items": 7}, "scorer": {"max_batch_size": 3}}
+        await one.reconfigure(good)
+        known = one._scorer.facts
+        bad_band = {"max_batch_size": 5, "band": {"real_below": 0.9, "generated_above": 0.1}}
+        for bad in (
+            {"front": {"max_items": 8, "max_bites": 1}},
+            {"front": {"max_items": 8}, "scorer": bad_band},
+            {"front": {"max_items": 8}, "scorer": {"max_batch_size": 33}},  # above what it started with
+        ):
+            with pytest.raises(ConfigError):
+                await one.reconfigure(bad)
+            assert one.front.settings.max_items == 7
+            assert (one._scorer.batch_size, one._scorer.facts) == (3, known)
+            assert len(await monitor.models()) == 1, "it scores"
+        await one.reconfigure(good | {"front": {"max_items": 9}})
+        assert one.front.settings.max_items == 9
+
+    asyncio.run(run())
+
+
+def test_what_is_tried_goes_on_after_settings_that_cannot_be(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.standalone._AGAIN_S", 0.05)
+
+    async def run() -> None:
+        monitor = LocalMonitor()
+        one = Standalone(str(broken), monitor, None, replica="a", most=64)
+        await one.reconfigure(SETTINGS)
+        with pytest.raises(ConfigError):
+            await one.reconfigure({"scorer": {"max_batch_size": 33}})
+        shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
+        async with asyncio.timeout(60):
+            while not await monitor.models():
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_only_the_first_settings_of_a_replica_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    meters = Meters("a")
+    keeping = Keeping(meters)
+
+    def refused() -> float:
+        (family,) = (family for family in meters.snapshot() if family.name == "radet_settings_refused")
+        ((_, _, value),) = family.samples
+        return value
+
+    with pytest.raises(ConfigError), keeping.settings():
+        raise ConfigError("no such thing")
+    with keeping.settings():
+        pass
+    assert refused() == 0
+    with keeping.settings():
+        raise ConfigError("max_bites: no such thing")
+    assert refused() == 1
+    assert "max_bites" in caplog.text
+    with pytest.raises(ModelError), keeping.settings():
+        raise ModelError("weights_missing", "gone")
+    with keeping.settings():
+        pass
+    assert refused() == 0
+
+
+def test_a_replica_scores_without_a_monitor_that_ever_answered() -> None:
+    async def run() -> None:
+        monitor = LocalMonitor()
+        monitor.away = True
+        one = Standalone(str(BUNDLED), monitor, None, replica="a", most=64)
+        await one.reconfigure(SETTINGS)
+        answer = await one.front.score(Item(data=encoded(photo(), "JPEG")))
+        facts = one._scorer.facts
+        assert facts is not None
+        assert answer["model_id"] == facts.model_id
+
+    asyncio.run(run())
+
+
+def test_a_front_knows_its_models_while_the_monitor_is_away_or_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.front._NOBODY_S", 0.3)
+
+    async def run() -> None:
+        monitor = LocalMonitor()
+        await monitor.report(scorer("s1"))
+        await monitor.report(scorer("s2"))
+        front = Front(Peers(), monitor, fronts=None)
+
+        async def known() -> tuple[int, int]:
+            return len((await front.readiness())[0]), front.door.fronts
+
+        assert await known() == (2, 2)
+        monitor.away = True
+        await asyncio.sleep(0.4)
+        assert await known() == (2, 2)
+        monitor.away, monitor.monitor = False, Monitor()  # its process was started anew
+        assert await known() == (2, 2)
+        await asyncio.sleep(0.4)
+        assert await known() == (0, 2), "it knows of nobody for so long that there is nobody"
+        await monitor.report(scorer("s3"))
+        assert await known() == (1, 1)
 
     asyncio.run(run())

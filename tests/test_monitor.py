@@ -129,3 +129,38 @@ def test_problems_may_be_asked_for_by_age(monitor: Monitor, clock: Clock) -> Non
     clock.now = 5.0
     assert monitor.problems() == monitor.problems(10.0) == [problem]
     assert monitor.problems(1.0) == []
+
+
+def test_a_replica_that_was_silent_and_returns_counts_once(monitor: Monitor, clock: Clock) -> None:
+    meters = Meters("s1")
+    meters.images.labels("ok").inc(5)
+    for _ in range(3):
+        monitor.report(scorer("s1", meters))
+        assert values(monitor)['radet_images_total{status="ok"}'] == 5
+        clock.now += GONE_AFTER_S + 1
+        assert values(monitor)['radet_images_total{status="ok"}'] == 5
+
+
+def test_counts_of_many_that_are_gone_stay(monitor: Monitor, clock: Clock) -> None:
+    for number in range(250):
+        meters = Meters(f"s{number}")
+        meters.images.labels("ok").inc()
+        monitor.report(scorer(f"s{number}", meters))
+        clock.now += GONE_AFTER_S + 1
+        assert values(monitor)['radet_images_total{status="ok"}'] == number + 1
+
+
+def test_one_bad_replica_shows_among_good_ones(monitor: Monitor, clock: Clock) -> None:
+    name = 'radet_problems{code="numeric_selftest_failed"}'
+    for number in range(3):
+        meters = Meters(f"s{number}")
+        meters.self_test("id-1")
+        monitor.report(scorer(f"s{number}", meters))
+    assert name not in values(monitor)
+    problem = Problem(code="numeric_selftest_failed", message="golden")
+    monitor.report(Report(replica="bad", kind="scorer", problem=problem))
+    found = values(monitor)
+    assert found[name] == 1
+    assert found['radet_replicas{kind="scorer"}'] == 3
+    clock.now += 1000 * GONE_AFTER_S
+    assert name not in values(monitor)

@@ -30,7 +30,7 @@ LITE = [
 def trees(tmp_path: Path, photographs: list[Image.Image]) -> Path:
     for name in ("data", "val"):
         for label in ("0_real", "1_fake"):
-            write_corpus(tmp_path / name / label, 2, photographs)
+            write_corpus(tmp_path / name / label, 20, photographs)
     return tmp_path
 
 

@@ -304,6 +304,7 @@ def test_the_page_and_the_documentation_ask_no_other_host(here: Service) -> None
         assert answer.headers["x-content-type-options"] == "nosniff"
         hosts = set(re.findall(rb"(?:src|href|url\()=?[\"']?(https?://[^\"')]+)", answer.body))
         assert not hosts, (path, hosts)
+    assert b"<noscript>" in ask(f"{here.url}/", method="GET").body
     document = ask(f"{here.url}/openapi.json", method="GET").json()
     assert set(document["paths"]) == {
         *("/v1/score", "/v1/score:batch", "/v1/explain", "/v1/model", "/healthz", "/readyz", "/metrics")

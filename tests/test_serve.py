@@ -7,8 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import stat
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,11 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
-import urllib3
 import yaml
 from PIL import Image
 
-from jobs.ports import free
 from pipelines.score import ScoreJob, Watcher
 from pipelines.score import score as run
 from pipelines.serve import APP, ServeArgs, problems, start, stop
@@ -32,7 +28,7 @@ from radet import Detector
 
 from .bad_inputs import encoded, photo
 from .client import ask, eventually, load
-from .conftest import RADET, as_a_user, free_port
+from .conftest import free_port
 from .contract.test_golden_scores import images as golden_images
 from .test_routes import EVIDENCE
 
@@ -58,7 +54,7 @@ def url(ray_session: None, how: dict[str, Any]) -> Iterator[str]:
     start(ServeArgs(**LITTLE, **how), host="127.0.0.1", port=port)
     deploy(how)  # the same again, from the file
     yield f"http://127.0.0.1:{port}"
-    stop()
+    stop(alone=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +73,7 @@ def deploy(how: dict[str, Any], *, front: dict[str, Any] = {}, scorer: dict[str,
     app["args"] |= LITTLE | {"gpus": 0, "front_cpus": 0, "max_replicas": 1} | how | args
     for deployment in app["deployments"]:
         config = deployment["user_config"]
-        for part, changes in {"Front": front, "Scorer": scorer | {"max_batch_size": 2}}.items():
+        for part, changes in {"Front": front, "Scorer": {"max_batch_size": 2} | scorer}.items():
             found = config if part == deployment["name"] else config.get(part.lower())
             if found is not None:
                 found |= changes
@@ -152,6 +148,40 @@ def test_overload_is_refused_at_once_and_nothing_else_fails(url: str, picture: b
     assert 'radet_requests_total{code="overloaded",route="/v1/score"}' in batches
 
 
+def test_explanations_are_of_the_score_and_few_at_a_time(url: str, picture: bytes) -> None:
+    score = ask(f"{url}/v1/score", body=picture).json()
+    found = ask(f"{url}/v1/explain", body=picture, headers={"X-Request-ID": "Root=1-67891233-abc"})
+    told = found.json()
+    assert found.headers["x-request-id"] == told["request_id"] == "Root=1-67891233-abc"
+    for field in EVIDENCE:
+        assert told["score"][field] == pytest.approx(score[field], abs=1e-5), field
+    assert sum(told["contributions"].values()) + told["bias"] == pytest.approx(score["logit"], abs=1e-4)
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: ask(f"{url}/v1/explain", body=picture), range(24)))
+    counts = Counter(answer.status for answer in answers)
+    assert set(counts) == {200, 503}, counts
+    assert counts[200] >= 4
+
+
+def test_callers_who_leave_before_their_answer_are_cancelled(url: str, picture: bytes) -> None:
+    def counts() -> Counter[str]:
+        told = ask(f"{url}/metrics", method="GET").body.decode()
+        found = re.findall(r'^radet_requests_total\{code="(\w+)",route="/v1/score"\} (\S+)$', told, re.MULTILINE)
+        return Counter({code: int(float(value)) for code, value in found})
+
+    host, port = url.removeprefix("http://").split(":")
+    before = counts()
+    head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+    callers = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for caller in callers:
+        caller.sendall(head + picture[:5000])
+    time.sleep(1)
+    for caller in callers:
+        caller.close()
+    eventually(lambda: counts()["cancelled"] - before["cancelled"] == len(callers), 30)
+    assert counts() - before == {"cancelled": len(callers)}
+
+
 def test_a_killed_scorer_comes_back_and_costs_what_was_in_it(url: str, how: dict[str, Any], picture: bytes) -> None:
     with load(url, picture, workers=3) as answers:
         eventually(lambda: len(answers) > 5)
@@ -178,6 +208,28 @@ def test_new_limits_and_thresholds_need_no_restart(url: str, how: dict[str, Any]
     assert {process.pid for process in scorers()} == before
     deploy(how)
     eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 200)
+
+
+def test_settings_that_cannot_be_leave_the_ones_before(url: str, how: dict[str, Any], picture: bytes) -> None:
+    """Serve would stop whatever scores."""
+    before = {process.pid for process in scorers()}
+
+    def refused() -> int:
+        told = ask(f"{url}/metrics", method="GET").body.decode()
+        return len(re.findall(r"^radet_settings_refused\{.*\} 1", told, re.MULTILINE))
+
+    with load(url, picture, workers=1) as answers:
+        for part, key, value in (
+            ("front", "max_bites", 1),
+            ("scorer", "band", {"real_below": 0.9, "generated_above": 0.1}),
+            ("scorer", "max_batch_size", 999),
+        ):
+            deploy(how, **{part: {key: value}})
+            eventually(lambda: refused() == 1)
+            deploy(how)
+            eventually(lambda: refused() == 0)
+    assert {answer.status for answer in answers} == {200}
+    assert {process.pid for process in scorers()} == before
 
 
 def test_scales_up_under_load_and_down_again(url: str, how: dict[str, Any], picture: bytes) -> None:
@@ -245,7 +297,7 @@ def test_a_broken_checkpoint_never_takes_over(url: str, how: dict[str, Any], pic
 
 @pytest.mark.parametrize("how", [TOGETHER, APART])
 def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], tmp_path: Path) -> None:
-    stop()
+    stop(alone=True)
     broken = tmp_path / "broken"
     shutil.copytree(BUNDLED, broken)
     (broken / "model.safetensors").write_bytes(b"no tensors")
@@ -261,60 +313,4 @@ def test_readiness_says_what_is_missing(ray_session: None, how: dict[str, Any], 
     if how is TOGETHER:  # it tries again by itself
         shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
         eventually(lambda: ask(f"{url}/readyz", method="GET").status == 200, 120)
-    stop()
-
-
-@pytest.mark.parametrize(("replicas", "haproxy"), [(1, False), (min(4, len(CORES)), True)])
-def test_the_command_serves_until_it_is_stopped(picture: bytes, replicas: int, haproxy: bool) -> None:
-    port = free_port()
-    command = [RADET, "serve", "--port", str(port), "--replicas", str(replicas), *(["--haproxy"] if haproxy else [])]
-    others = [socket.create_server(("127.0.0.1", port)) for port in free(8404, 9101, 8500)]  # another service's
-    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, **out, env=as_a_user(), text=True, start_new_session=True)
-    url, told = f"http://127.0.0.1:{port}", ""
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:  # it answers before it says so, and a stop in between is told as one too early
-            told += line
-            if line.startswith("Ready:"):
-                break
-        eventually(lambda: ready(url), 180)
-        answer = ask(f"{url}/v1/score", body=picture)
-        (expected,) = Detector.from_pretrained("radet-lite").score([picture])
-        assert answer.status == 200, answer.body
-        assert answer.json()["p_generated"] == pytest.approx(expected.p_generated, abs=1e-5)
-        children = psutil.Process(process.pid).children(recursive=True)
-        balancers = [child for child in children if child.name() == "haproxy"]
-        assert bool(balancers) == haproxy
-        for balancer in balancers:
-            (config,) = [word for word in balancer.cmdline() if word.endswith("haproxy.cfg")]
-            assert stat.S_IMODE(Path(config).parent.parent.stat().st_mode) == 0o700
-        kept_to = [child.cpu_affinity() for child in children if "Replica:radet:Service" in " ".join(child.cmdline())]
-        fill = replicas == len(CORES)  # a machine that is theirs: then each has a core
-        assert sorted(kept_to) == ([[core] for core in CORES] if fill else [CORES] * replicas)
-        process.send_signal(signal.SIGINT)
-        told += process.communicate(timeout=60)[0]
-    finally:
-        for other in others:
-            other.close()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 0, told
-    assert not haproxy or not Path(config).parent.parent.exists()
-    assert [line.partition(" ")[0] for line in told.splitlines()] == ["Starting", "No", "Ready:", "Stopping:"]
-
-
-def test_haproxy_is_the_clusters_choice() -> None:
-    done = subprocess.run(
-        [RADET, "serve", "--haproxy", "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "RAY_SERVE_ENABLE_HA_PROXY=1" in done.stderr.replace("\n", " ")
-
-
-def ready(url: str) -> bool:
-    try:
-        return ask(f"{url}/readyz", method="GET").status == 200
-    except urllib3.exceptions.HTTPError:
-        return False
+    stop(alone=True)

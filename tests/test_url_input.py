@@ -167,7 +167,11 @@ def test_a_trusted_server_is_read_and_its_redirects_are_checked(web: ImageServer
         assert found.json()["timings"]["fetch_ms"] > 0
         missing = ask(f"{one.url}/v1/score", body={"url": f"http://{web.host}/gone.jpg"})
         assert (missing.status, missing.code) == (422, "not_found")
-        assert ask(f"{one.url}/v1/explain", body={"url": url}).status == 200
+        why = ask(f"{one.url}/v1/explain", body={"url": url}).json()
+        assert (why["score"]["uri"], why["score"]["id"], why["external_id"]) == (url, url, None)
+        assert why["timings"]["fetch_ms"] > 0
+        why = ask(f"{one.url}/v1/explain", body={"url": url, "external_id": "x"}).json()
+        assert (why["score"]["uri"], why["score"]["id"], why["external_id"]) == (url, "x", "x")
         batch = ask(f"{one.url}/v1/score:batch", body={"items": [{"url": url}, {"url": "http://10.0.0.1/a.jpg"}]})
         assert [item["error"] and item["error"]["code"] for item in batch.json()["items"]] == [None, "blocked_address"]
 

@@ -8,6 +8,7 @@ const keyBox = document.getElementById("key-box");
 const key = document.getElementById("key");
 const results = document.getElementById("results");
 const status = document.getElementById("status");
+const refusal = document.getElementById("refusal");
 const template = document.getElementById("card");
 
 const WORDS = {real: "Looks real", uncertain: "Uncertain", generated: "Looks generated"};
@@ -24,29 +25,48 @@ const percent = (share) => `${Math.round(share * 100)} %`;
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
 function headers(more) {
-  return key.value ? {...more, Authorization: `Bearer ${key.value.trim()}`} : more;
+  const given = key.value.trim();
+  if (/[^\x21-\x7e]/.test(given)) throw new Error("The key has characters that no key has: copy it again.");
+  return given ? {...more, Authorization: `Bearer ${given}`} : more;
+}
+
+async function ask(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new Error("The service cannot be reached.");
+  }
+}
+
+function failure(answer, told) {
+  const error = told && told.error;
+  return new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
 }
 
 async function showModel() {
   const line = document.getElementById("model");
+  line.textContent = "Asking which detector runs here ...";
   try {
-    const answer = await fetch("v1/model", {headers: headers({})});
+    const answer = await ask("v1/model", {headers: headers({})});
     if (answer.status === 401) {
       keyBox.open = true;
       line.textContent = "This service wants an API key.";
       return;
     }
-    const model = await answer.json();
-    if (!answer.ok) throw new Error(model.error.message);
+    const model = await answer.json().catch(() => null);
+    if (!answer.ok || !model) throw failure(answer, model);
     line.textContent = `${model.name}, model ${model.model_id}. ${model.description}`;
   } catch (error) {
-    line.textContent = `The detector does not answer: ${error.message}`;
+    line.textContent = error.message;
   }
 }
 
 async function explain(file) {
+  await file.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Error("This file cannot be read: is it a folder, or has it changed?");
+  });
   for (let attempt = 1; ; attempt += 1) {
-    const answer = await fetch("v1/explain?images=true&side=448", {
+    const answer = await ask("v1/explain?images=true&side=448", {
       method: "POST",
       headers: headers({"Content-Type": "application/octet-stream", Accept: "application/json"}),
       body: file,
@@ -58,8 +78,7 @@ async function explain(file) {
       await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, 10));
       continue;
     }
-    const error = told && told.error;
-    throw new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
+    throw failure(answer, told);
   }
 }
 
@@ -184,7 +203,7 @@ async function work(card, file, name) {
   try {
     showFound(card, await explain(file), name);
   } catch (error) {
-    showError(card, error instanceof TypeError ? new Error("The service cannot be reached.") : error);
+    showError(card, error);
   }
   card.removeAttribute("aria-busy");
   status.textContent = `${name}: ${card.querySelector(".verdict").textContent}. `
@@ -234,6 +253,8 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  take([...event.dataTransfer.files]);
+  const files = [...event.dataTransfer.files];
+  refusal.textContent = files.length ? "" : "That was no file. Save the picture first, then drop its file here.";
+  take(files);
 });
 showModel();

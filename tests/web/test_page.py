@@ -189,6 +189,50 @@ def test_a_picture_can_be_dropped_and_pasted(page: Any) -> None:
     assert [cards.nth(index).locator(".name").inner_text() for index in (0, 1)] == ["paste.jpg", "drop.jpg"]
 
 
+def test_what_is_dropped_and_is_no_file_is_told_so(page: Any) -> None:
+    drop = """(kind) => {
+      const moved = new DataTransfer();
+      if (kind === "link") moved.setData("text/uri-list", "https://example.org/a.jpg");
+      else moved.items.add(new File([new Uint8Array([1])], "a.jpg", {type: "image/jpeg"}));
+      document.dispatchEvent(new DragEvent("drop", {dataTransfer: moved, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(drop, "link")
+    playwright.expect(page.locator("#refusal")).to_contain_text("no file")
+    playwright.expect(page.locator("article.card")).to_have_count(0)
+    assert not overlapping(page)
+    assert not violations(page)
+    page.evaluate(drop, "file")
+    playwright.expect(page.locator("#refusal")).to_be_empty()
+
+
+def test_a_key_that_cannot_be_sent_is_not_a_service_that_cannot_be_reached(page: Any, two: list[Path]) -> None:
+    page.click("#key-box summary")
+    page.fill("#key", "let\u200bme-in")
+    page.locator("#key").blur()
+    playwright.expect(page.locator("#model")).to_contain_text("copy it again")
+    page.set_input_files("#files", str(two[0]))
+    card = finished(page, 1).first
+    playwright.expect(card.locator(".summary")).to_contain_text("copy it again")
+    page.fill("#key", "")
+    page.locator("#key").blur()
+    playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
+    card.locator(".again").click()
+    playwright.expect(card.locator(".found")).to_be_visible(timeout=WAIT_MS)
+
+
+def test_no_service_and_no_file_are_told_apart(page: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(encoded(photo(), "JPEG"))
+    page.context.set_offline(True)
+    page.set_input_files("#files", str(file))
+    card = finished(page, 1).first
+    playwright.expect(card.locator(".summary")).to_contain_text("cannot be reached")
+    page.context.set_offline(False)
+    file.unlink()
+    card.locator(".again").click()
+    playwright.expect(card.locator(".summary")).to_contain_text("cannot be read")
+
+
 def test_the_keyboard_alone_reaches_everything(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"

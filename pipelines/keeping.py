@@ -1,0 +1,36 @@
+"""Settings that cannot be, of a replica that has others already.
+
+Serve stops a replica whose `reconfigure` raises, and the next one, with the same settings: of a typo in `user_config`
+nothing would be left that scores. So only the first settings of a replica may fail.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.observe import Meters
+from radet.errors import ConfigError
+
+_log = logging.getLogger("ray.serve")
+
+
+class Keeping:
+    """Of one replica; its `meters` tell when settings are refused."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._has_settings = False
+
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """Around what takes new settings, and changes nothing where it raises ConfigError."""
+        refused = False
+        try:
+            yield
+        except ConfigError as error:
+            if not self._has_settings:
+                raise
+            refused = True
+            _log.error("user_config is refused, and the one before stays: %s", error.message)
+        self._has_settings = True
+        self._meters.settings(refused=refused)
