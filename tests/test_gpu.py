@@ -48,7 +48,7 @@ def test_a_cluster_with_a_gpu_scores_on_it(photographs: list[Image.Image], tmp_p
         timeout=300,
     )
     if not torch.cuda.is_available():
-        assert ended.stderr.rstrip().endswith("device cuda: torch finds no CUDA device here; use device cpu")
+        assert ended.stderr.rstrip().endswith("device cuda: torch finds no such CUDA device here; use device cpu")
         return
     assert ended.returncode == 0, ended.stderr
     rows = {row["id"]: row["logit"] for row in read_scores(str(out)).to_pylist()}

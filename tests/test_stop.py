@@ -17,7 +17,9 @@ from .conftest import RADET, as_a_user, write_corpus
 
 def interrupted(at_work: Callable[["subprocess.Popen[str]"], None], *arguments: str) -> tuple[int, str]:
     """Exit code and last line of a command that gets a Ctrl-C once it is at work."""
-    process = subprocess.Popen([RADET, *arguments], env=as_a_user(), stderr=subprocess.PIPE, text=True)
+    # As from a terminal: a shell's job in the background, such as these tests may be, is told to ignore it.
+    command = ["env", "--default-signal=INT", RADET, *arguments]
+    process = subprocess.Popen(command, env=as_a_user(), stderr=subprocess.PIPE, text=True)
     try:
         at_work(process)
         process.send_signal(signal.SIGINT)
