@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import skimage
 import torch
 from PIL import Image
 
+from .bad_inputs import encoded, photo
 from .image_server import ImageServer, serve_pictures
+
+if TYPE_CHECKING:
+    from .service import Service
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -219,3 +224,18 @@ def ray_session(s3: S3Server, web: ImageServer) -> Iterator[None]:  # after thes
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def here() -> "Iterator[Service]":
+    """The service over real HTTP, in this process."""
+    from .service import service
+
+    with service() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    """A sound JPEG."""
+    return encoded(photo(), "JPEG", quality=90)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -10,13 +9,7 @@ import pytest
 
 from .bad_inputs import encoded, photo
 from .client import Answer, ask
-from .service import Service, service
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
+from .service import Service
 
 
 @pytest.fixture(scope="module")

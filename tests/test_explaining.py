@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,20 +11,8 @@ from PIL import Image
 
 from radet import rows
 
-from .bad_inputs import encoded, photo
 from .client import ask
-from .service import Service, service
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    return encoded(photo(), "JPEG", quality=90)
+from .service import Service
 
 
 def test_a_few_are_explained_at_a_time_and_more_are_refused(here: Service, picture: bytes) -> None:

@@ -26,7 +26,7 @@ from radet.crop import CropPolicy
 from radet.errors import ImageError
 
 from .bad_inputs import _files
-from .service import LocalMonitor, Service, service
+from .service import LocalMonitor, Service
 from .test_monitor import FACTS, scorer
 
 SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
@@ -97,12 +97,6 @@ def test_mutated_pictures_get_documented_answers_and_leave_no_memory(count: int)
     assert found.total() == count
     assert min(found["ok"], found["truncated"], found["corrupt"]) > count // 50, found
     assert memory[-1] - memory[len(memory) // 2] < 60, memory
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
 
 
 def test_schemathesis_finds_no_server_error(here: Service) -> None:

@@ -6,28 +6,15 @@ import json
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from .bad_inputs import encoded, photo
 from .client import ask, form
-from .service import Service, service
+from .service import Service
 
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    return encoded(photo(), "JPEG", quality=90)
 
 
 @pytest.mark.parametrize("item", [b"{}", b"0", b"[]", b'{"image":"aGk="}'])

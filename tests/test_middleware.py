@@ -5,27 +5,14 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pipelines.routes import build_app
 
-from .bad_inputs import encoded, photo
 from .client import ask
-from .service import Service, service
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    return encoded(photo(), "JPEG", quality=90)
+from .service import Service
 
 
 def counted(here: Service) -> dict[tuple[str, str], float]:

@@ -22,20 +22,9 @@ from radet.score import Score
 
 from .bad_inputs import encoded, photo, write_bad_inputs
 from .client import ask, form
-from .service import Service, service
+from .service import Service
 
 EVIDENCE = ("logit", "p_generated", "drift_cosine", "drift_l2", "logit_semantic", "logit_discrepancy", "logit_lowlevel")
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Service]:
-    with service() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    return encoded(photo(), "JPEG", quality=90)
 
 
 @pytest.fixture(scope="module")
