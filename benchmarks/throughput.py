@@ -76,13 +76,14 @@ def pipeline(folder: Path, model: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         manifest = score(ScoreJob(src=str(folder), out=out, model=model, batch_size=BATCH), clock)
     work = manifest["work"]
-    wall = manifest["seconds"] * CORES
+    if work["scored"] < work["rows"]:  # the others would score a duplicate again
+        raise SystemExit(f"{work['rows'] - work['scored']} of {work['rows']} files are duplicates or broken")
     return {
         "pipeline": slope(clock.points),
         "score_s_per_image": work["score_s"] / work["scored"],
         "decode_s_per_image": work["decode_s"] / work["rows"],
         "fetch_s_per_image": work["fetch_s"] / work["rows"],
-        "whole_run_images_per_s": work["rows"] / (wall / CORES),
+        "whole_run_images_per_s": work["rows"] / manifest["seconds"],
         "busy_cores": clock.busy_cores,
     }
 
