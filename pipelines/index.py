@@ -51,7 +51,7 @@ class Counts(NamedTuple):
     unchanged: int  # inputs that an earlier run has done
     resumed: int  # inputs that an interrupted run has staged
     repeated: int  # the same id and uri met again in this run
-    again: int = 0  # of the new ones, those that an earlier run failed at in a way that may pass
+    again: int = 0  # of the new ones, those that a committed run failed at in a way that may pass
 
 
 class Index:
@@ -64,7 +64,7 @@ class Index:
         self._limit = limit
         self._new = self._unchanged = self._resumed = self._repeated = self._again = 0
         self._staged = 0  # distinct inputs that interrupted runs left behind
-        self._restaged = 0  # of these, the ones that this run does again because they changed since
+        self._restaged = 0  # of these, the ones that this run does again: they changed since, or may be had by now
         self._ahead = 0  # inputs of shards that are not met yet
         self._uncounted = self._finished = 0  # archives that hold nobody knows how many; containers read to their end
 
@@ -103,9 +103,10 @@ class Index:
                 old = self._one("SELECT staged FROM done WHERE key = ?", known.key)
                 self._staged += not (old and old[0])
                 self._database.execute(
-                    "INSERT OR REPLACE INTO done VALUES (?, ?, ?, 0, 1, 1)", (known.key, known.version, known.sha)
+                    "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, 1, 1)",
+                    (known.key, known.version, known.sha, known.retry),
                 )
-                if kind == SCORED and known.sha:
+                if kind == SCORED and known.sha and not known.retry:
                     self._database.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (known.sha, known.key))
 
     def passed_over(self, run: str) -> set[tuple[bytes, int]]:
@@ -135,24 +136,26 @@ class Index:
                     self._unchanged += not done[3]
                     answers.append(False)
                     continue
-                if self._limit is not None and self._new + self._staged - self._restaged >= self._limit:
+                if self.limit_reached:
                     answers.append(False)
                     continue
                 self._database.execute("INSERT INTO listed VALUES (?, ?)", (key, place + offset))
                 self._new += 1
-                self._again += bool(done and done[2])
+                self._again += bool(done and done[2] and not done[3])
                 self._restaged += bool(done and done[3])
                 answers.append(True)
         return answers
 
-    @staticmethod
     def _is_settled(
-        version: bytes | None, done_version: bytes | None, sha: bytes | None, retry: int, staged: int
+        self, version: bytes | None, done_version: bytes | None, sha: bytes | None, retry: int, staged: int
     ) -> bool:
+        if retry:
+            return False  # also where the run that this one resumes has failed at it
         if staged and version is None:
-            return True  # staged moments ago by the run that this one resumes
-        # Without a version only a permanent failure to fetch is settled; content has to be fetched to be compared.
-        return not retry and version == done_version and (version is not None or sha is None)
+            return True  # staged moments ago by that run
+        # Without a version only a permanent failure to fetch is settled; content has to be fetched to be compared. Not
+        # by a run with a limit, which would never get beyond what it compares.
+        return version == done_version and (version is not None or sha is None or self._limit is not None)
 
     def claim(self, inputs: Sequence[tuple[bytes, bytes]]) -> list[int]:
         """For each (sha256, key): SCORED (decode and score it), JOIN or SAME. The same question, the same answer."""
@@ -244,7 +247,7 @@ class Index:
     @property
     def limit_reached(self) -> bool:
         with self._lock:
-            return self._limit is not None and self._new + self._staged - self._restaged >= self._limit
+            return self._limit is not None and self.expected >= self._limit
 
     @property
     def expected(self) -> int:

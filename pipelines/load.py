@@ -103,6 +103,10 @@ class Loader:
     def _admitted(self, number: int, first: int, shard: Shard, items: list[Item]) -> list[Item]:
         if shard.kind == "uris":
             items = list(_pool().map(self._look, items))
+        _, version = shard.container
+        if version is not None:  # what lies in a container is as it was while that is
+            for item in items:
+                item.entry = item.entry._replace(version=version)
         keys = [(item.entry.key, version_digest(item.entry.version)) for item in items]
         return list(itertools.compress(items, self.desk.admit(number, first, keys)))
 

@@ -17,7 +17,7 @@ class ImageServer:
         self.fixed = False
 
     def has(self, path: str) -> bool:
-        return path == "/ok.jpg" or (path == "/flaky.jpg" and self.fixed)
+        return path.partition("?")[0] == "/ok.jpg" or (path == "/flaky.jpg" and self.fixed)
 
 
 @contextmanager

@@ -79,6 +79,15 @@ def test_a_staged_input_that_changed_is_done_again_and_counted_once(tmp_path: Pa
     assert index.expected == 1
 
 
+def test_what_an_interrupted_run_failed_at_is_tried_again_by_the_one_that_resumes_it(tmp_path: Path) -> None:
+    index = Index(tmp_path / "i")
+    index.add_staged("r1", [(known(A, None, None, retry=True), SCORED), (known(B, V1, SHA1, retry=True), SCORED)])
+    index.add_staged("r1", [(known(C, None, None), SCORED)])
+    assert index.admit(0, [(A, None), (B, V1), (C, None)]) == [True, True, False]
+    assert index.claim([(SHA1, C), (SHA1, B)]) == [SCORED, JOIN], "nobody has scored that content yet"
+    assert (index.expected, index.counts().again) == (3, 0)
+
+
 def test_the_limit_counts_what_an_interrupted_run_has_staged(tmp_path: Path) -> None:
     index = Index(tmp_path / "i", limit=2)
     index.add_staged("r1", [(known(A, V1), SCORED)])
