@@ -92,16 +92,18 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
     elif manifest["statuses"].get("ok"):
         message = "Verdicts: none, this model is not calibrated: drift and logit are given, a probability is not"
         console.print(message, soft_wrap=True)
+    others = manifest["rows"] + work["same"] - inputs["new"] - inputs["resumed"]
     notes = [
         (inputs["unchanged"], "unchanged since an earlier run"),
         (inputs["resumed"], "taken over from an interrupted run"),
+        (others, "from an interrupted run over inputs that this one did not meet"),
         (inputs["repeated"], "listed more than once"),
         (work["joined"], "of the same content as another, scored once"),
         (work["same"], "read again and found to be the same"),
         (sum(inputs["ignored"].values()), f"other files ({', '.join(sorted(inputs['ignored']))})"),
     ]
     for count, note in notes:
-        if count:
+        if count > 0:
             console.print(f"{count:,} {note}")
     if work["rows"]:
         console.print(_stages(manifest))
@@ -112,15 +114,14 @@ def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
     """One line on how this run's scores lie against those of the run before; none where there is none."""
     if nights is None:
         return
-    first, rows, runs = nights.comparison.shifts[0], nights.comparison.rows, f"{out.rstrip('/')}/_runs"
-    judged = (
-        "a notable shift: look at the pictures, or at what delivers them" if nights.comparison.notable else "steady"
-    )
+    shifts, rows, runs = nights.comparison.shifts, nights.comparison.rows, f"{out.rstrip('/')}/_runs"
+    told = next((shift for shift in shifts if shift.notable), shifts[0])
+    judged = "a notable shift: look at the pictures, or at what delivers them" if told.notable else "steady"
     console.print(
-        f"Against the run before, {rows[0]:,} then {rows[1]:,} rows: {first.value} PSI {first.psi:.3f}: {judged}",
+        f"Against the run before, {rows[0]:,} then {rows[1]:,} rows: {told.value} PSI {told.psi:.3f}: {judged}",
         soft_wrap=True,
     )
-    if nights.comparison.notable:
+    if told.notable:
         console.print(f"  radet drift {runs}/{nights.earlier}.json {runs}/{nights.later}.json", soft_wrap=True)
 
 

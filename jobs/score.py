@@ -19,12 +19,17 @@ def score(
     ],
     out: Annotated[str, typer.Option(help="Where the scores go: a folder or s3://bucket/prefix.")],
     model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster to run on; without it one is started here.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Score at most so many new inputs.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Score at most so many new inputs; web pages that have a score are then not read again."
+        ),
+    ] = None,
     ids: Annotated[str | None, typer.Option(help="The column (or JSON field) with your own id for each image.")] = None,
     column: Annotated[
         str | None, typer.Option(help="The column with the image bytes or uris, where the name does not tell.")
@@ -44,8 +49,8 @@ def score(
         typer.Option(
             min=0,
             max=1,
-            help="End with exit code 3 if a larger share of this run's rows has no score. A run that finds nothing new "
-            "is judged with the one before it: sending it again does not hide that.",
+            help="End with exit code 3 if a larger share of what this run has read has no score. A run that finds "
+            "nothing new is judged with the one before it: sending it again does not hide that.",
         ),
     ] = None,
 ) -> None:
@@ -100,10 +105,12 @@ def score(
         show_nights(console, compare_nights(out, manifest), out)
     except (RadetError, OSError, ValueError) as error:  # it is beside the point: this run is committed
         console.print(f"Against the run before: cannot be told, {error}", soft_wrap=True)
+    if max_failed is None:
+        return
     found = unscored(out, manifest)
-    if max_failed is not None and found.failed > max_failed * found.rows:
+    if found.failed > max_failed * found.inputs:
         raise Stop(
-            f"{found.failed:,} of {found.rows:,} rows have no score ({found.failed / found.rows:.1%}), more than "
+            f"{found.failed:,} of {found.inputs:,} inputs have no score ({found.failed / found.inputs:.1%}), more than "
             f"--max-failed {max_failed:.1%}; they are committed, and `radet report {out}` lists them",
             3,
         )

@@ -19,6 +19,7 @@ from radet.errors import ConfigError, FetchError, ImageError
 
 _SHOWN = 24  # pictures most likely generated
 _COPIES = 15  # contents with the most copies
+_ERRORS = 50  # inputs without a score
 _COLUMNS = ["id", "uri", "status", "error", "sha256", "phash", "p_generated", "logit", "verdict", "model_id"]
 
 
@@ -46,6 +47,7 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
         statuses=Counter(table["status"].to_pylist()).most_common(),
         verdicts=Counter(v for v in scored["verdict"].to_pylist() if v is not None).most_common(),
         errors=_errors(table),
+        failed=len(table) - len(scored),
         histogram=plots.svg(_histogram(scored[by].to_numpy().astype(np.float64), by)) if len(scored) else None,
         score_name=by,
         top=_top(scored, by, Fetcher(allow_http=allow_http), allow_http=allow_http),
@@ -72,9 +74,11 @@ def _tiles(table: pa.Table, manifests: list[dict[str, Any]], model_id: str) -> l
     return tiles
 
 
-def _errors(table: pa.Table, most: int = 50) -> list[dict[str, str]]:
-    wrong = table.filter(pc.not_equal(table["status"], "ok")).slice(0, most)
-    return [{"uri": row["uri"], "status": row["status"], "error": row["error"] or ""} for row in wrong.to_pylist()]
+def _errors(table: pa.Table) -> list[dict[str, str]]:
+    """Those of the latest runs first."""
+    wrong = table.filter(pc.not_equal(table["status"], "ok"))
+    latest = wrong.slice(max(0, len(wrong) - _ERRORS)).to_pylist()[::-1]
+    return [{"uri": row["uri"], "status": row["status"], "error": row["error"] or ""} for row in latest]
 
 
 def _histogram(values: np.ndarray[Any, np.dtype[np.float64]], name: str) -> Figure:

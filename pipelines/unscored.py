@@ -1,4 +1,4 @@
-"""How many rows of a run have no score: what a night is judged by, however often it is sent."""
+"""How many inputs of a run have no score: what a night is judged by, however often it is sent."""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,9 @@ from pipelines.storage import open_folder
 
 
 class Unscored(NamedTuple):
-    """`failed` of `rows` have no score."""
+    """`failed` of `inputs` have no score."""
 
-    rows: int
+    inputs: int
     failed: int
 
 
@@ -17,16 +17,17 @@ def unscored(out: str, manifest: dict[str, Any]) -> Unscored:
     """Of the committed run of `manifest`; one that met no new input is judged with the run before it.
 
     A scheduler sends a job again that ended badly. It then finds nothing to do, or tries again what may pass, and is no
-    better for the first.
+    better for the first. What a run has read and found to be the same counts beside its rows, but is nothing new: it
+    has a score, and of a list of pages it is most of what is read.
     """
     ledger = Ledger(open_folder(out), model_id=manifest["model_id"], rescore=False)
     found, same = Unscored(0, 0), {"model_id": manifest["model_id"], "source": manifest["source"]}
     for run in ledger.manifests():
         if run["run"] > manifest["run"] or any(run[name] != value for name, value in same.items()):
             continue
-        scored, inputs = run["statuses"].get("ok", 0), run["inputs"]
-        if inputs["new"] + inputs["resumed"] > inputs.get("again", 0):
-            found = Unscored(run["rows"], run["rows"] - scored)
+        scored = run["statuses"].get("ok", 0)
+        if run["rows"] > run["inputs"].get("again", 0):
+            found = Unscored(run["rows"] + run["work"]["same"], run["rows"] - scored)
         else:
-            found = Unscored(found.rows, max(0, found.failed - scored))
+            found = Unscored(found.inputs, max(0, found.failed - scored))
     return found

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from jobs import console
-from jobs.console import ScoreScreen
+from jobs.console import ScoreScreen, show_nights, show_score
+from pipelines.compare import Comparison, Nights, Shift
 from pipelines.coordinator import Progress
 from pipelines.index import Counts
 from pipelines.score import Tally
@@ -65,3 +66,35 @@ def test_what_is_listed_counts_before_it_is_met(screen: ScoreScreen, out: io.Str
         "264 of 1,000 rows · 10.0/s · 1 min 14 s left · 2 corrupt",
         "364 of 1,000+ rows · 7.5/s",
     ]
+
+
+def test_nights_are_told_apart_by_what_has_shifted(out: io.StringIO) -> None:
+    rest = {"earlier": 900, "later": 900, "median_earlier": 0.1, "median_later": 0.2, "ks": 0.5}
+    steady = Shift(value="p_generated", psi=0.012, chance=0.5, **rest)  # type: ignore[arg-type]
+    shifted = Shift(value="drift_cosine", psi=0.7, chance=1e-9, **rest)  # type: ignore[arg-type]
+    for shifts in ([steady], [steady, shifted]):
+        comparison = Comparison(model_id="m", rows=(900, 900), shifts=shifts, statuses={}, verdicts={})
+        show_nights(Console(file=out, width=120), Nights(earlier="a", later="b", comparison=comparison), "out")
+    first, second, third = out.getvalue().splitlines()
+    assert first == "Against the run before, 900 then 900 rows: p_generated PSI 0.012: steady"
+    assert second.startswith("Against the run before, 900 then 900 rows: drift_cosine PSI 0.700: a notable shift")
+    assert third == "  radet drift out/_runs/a.json out/_runs/b.json"
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"), [(9, []), (12, ["3 from an interrupted run over inputs that this one did not meet"])]
+)
+def test_rows_of_inputs_that_a_run_was_not_asked_for_are_told(out: io.StringIO, rows: int, told: list[str]) -> None:
+    """What was staged of other ids, of another source, or of a file that is gone."""
+    manifest = {
+        "model": "m",
+        "model_id": "0",
+        "run": "r",
+        "rows": rows,
+        "statuses": {"ok": rows},
+        "verdicts": {"real": rows},
+        "inputs": {"new": 6, "resumed": 4, "unchanged": 0, "repeated": 0, "ignored": {}},
+        "work": {"joined": 0, "same": 1, "rows": 0},
+    }
+    show_score(Console(file=out, width=120), manifest, "out")
+    assert [line for line in out.getvalue().splitlines() if "did not meet" in line] == told

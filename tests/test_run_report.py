@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.stop import Stop
+from pipelines.commit import Commit
 from pipelines.run_report import run_page
 from pipelines.sink import read_scores
 from radet.errors import ConfigError
 
 from .conftest import write_corpus
+from .test_commit import LEASE, block, open_run, row
 
 
 class _Page(HTMLParser):
@@ -63,7 +65,7 @@ def scored(
     result = CliRunner().invoke(app, ["score", str(folder), "--out", str(out), "--max-failed", "0.1"])
     assert isinstance(result.exception, Stop), result.output
     assert result.exception.code == 3
-    assert "2 of 16 rows have no score (12.5%), more than --max-failed 10.0%" in str(result.exception)
+    assert "2 of 16 inputs have no score (12.5%), more than --max-failed 10.0%" in str(result.exception)
     return folder, out
 
 
@@ -125,3 +127,17 @@ def test_the_command_writes_it_beside_the_rows_or_elsewhere(scored: tuple[Path, 
 def test_an_output_without_a_run_has_no_page(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no committed run"):
         run_page(str(tmp_path))
+
+
+def test_of_many_failures_the_latest_are_shown(tmp_path: Path) -> None:
+    out, work = str(tmp_path / "out"), {"rows": 60, "scored": 0}
+    facts = {"model": "m", "finished": "2026-01-01", "seconds": 1.0, "inputs": {"unchanged": 0}, "work": work}
+    for night in ("monday", "tuesday"):
+        names = [f"{night} {number}" for number in range(60)]
+        ledger, index, run = open_run(out, tmp_path, names)
+        ledger.stage(run, block(*(row(name, "1", status="corrupt", logit=None) for name in names)))
+        Commit(ledger, index, run, LEASE).write(facts)
+    text = run_page(out)
+    assert "The latest 50 of 120." in text
+    shown = [cells[0] for cells in _Page(text).rows if cells[1:2] == ["corrupt"]]
+    assert shown == [f"tuesday {number}" for number in range(59, 9, -1)]
