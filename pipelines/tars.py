@@ -1,4 +1,4 @@
-"""WebDataset tars as a source: every member with an image suffix is an input."""
+"""WebDataset tars as a source: every member with an image suffix, or with none, is an input."""
 
 import itertools
 import json
@@ -9,11 +9,24 @@ from typing import IO, Any
 import s3fs
 
 from pipelines.fetch import MAX_BYTES
-from pipelines.items import BATCH_BYTES, Entry, Item, display, has_image_suffix, id_of
+from pipelines.items import BATCH_BYTES, Entry, Item, display, id_of, is_image_name
 from pipelines.outage import READING, outage
 from radet.errors import FetchError, ImageError
 
 Member = tuple[str, bytes | FetchError]
+
+
+class _Header(tarfile.TarInfo):
+    """Only a block of zeros ends an archive: tarfile takes a damaged header, and the end of the data, for its end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
@@ -25,7 +38,7 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
     batch: list[Item] = []
     size = 0
     try:
-        with _open(body["file"]) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        with _open(body["file"]) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
             for item in _items(archive, uri_of_file, body["ids"]):
                 batch.append(item)
                 size += len(item.data or b"")
@@ -51,7 +64,7 @@ def _items(archive: tarfile.TarFile, uri_of_file: str, ids: str | None) -> Itera
     for sample in _samples(archive, ids):
         given = None if ids is None else _field(sample, ids)
         for name, data in sample:
-            if has_image_suffix(name):
+            if is_image_name(name):
                 uri = display(f"{uri_of_file}#{name}")
                 entry = Entry(id_of(given, uri), uri, "")
                 yield Item(entry, data=data) if isinstance(data, bytes) else Item(entry, error=data)
@@ -60,14 +73,15 @@ def _items(archive: tarfile.TarFile, uri_of_file: str, ids: str | None) -> Itera
 def _samples(archive: tarfile.TarFile, ids: str | None) -> Iterator[list[Member]]:
     """Members that share an id: names that agree up to the first dot of the base name. Without ids each is alone."""
     if ids is None:
-        return ([member] for member in _members(archive) if has_image_suffix(member[0]))
+        return ([member] for member in _members(archive) if is_image_name(member[0]))
     return (list(sample) for _, sample in itertools.groupby(_members(archive), lambda member: _key(member[0])))
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[Member]:
     """Images and `.json`, each with its bytes or with what is wrong with it."""
-    for member in archive:
-        if not (has_image_suffix(member.name) or member.name.endswith(".json")):
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # else what was met stays, a kilobyte each
+        if not (is_image_name(member.name) or member.name.endswith(".json")):
             continue
         if member.issym() or member.islnk():
             mend = "pack it with tar --dereference --hard-dereference"

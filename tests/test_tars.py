@@ -1,5 +1,6 @@
 """Members of tars: links, ids that samples share, and how many are in memory together."""
 
+import gc
 import io
 import os
 import tarfile
@@ -67,3 +68,33 @@ def test_members_do_not_wait_for_others_of_their_name_unless_they_share_ids(tmp_
     (tmp_path / "s.tar").write_bytes(whole[: 5 * 1536 + 700])
     (found,) = batches(tmp_path / "s.tar", 64)
     assert [item.error.code if item.error else "ok" for item in found] == ["ok"] * 5 + ["truncated"]
+
+
+@pytest.mark.parametrize("missing", [1, 400, 512, 600])  # within a header, at its start, within what fills the blocks
+def test_an_archive_that_ends_between_two_members_says_so(tmp_path: Path, missing: int) -> None:
+    write_tar(tmp_path / "s.tar", {f"{n}.jpg": b"x" * 4000 for n in range(5)})
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: 3 * 4608 + 512 - missing])
+    assert [item.error.code if item.error else "ok" for item in items(tmp_path)] == ["ok"] * 3 + ["truncated"]
+
+
+def test_a_header_that_is_damaged_is_not_the_end(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", {f"{n}.jpg": b"x" * 4000 for n in range(5)})
+    data = bytearray((tmp_path / "s.tar").read_bytes())
+    data[3 * 4608] ^= 0xFF
+    (tmp_path / "s.tar").write_bytes(data)
+    assert [item.error.code if item.error else "ok" for item in items(tmp_path)] == ["ok"] * 3 + ["truncated"]
+
+
+def test_members_without_a_suffix_are_inputs_as_files_are(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", {"0a1b2c": b"1", "d/0a1b.jpg?w=64": b"2", "0a1b2c.txt": b"t"})
+    assert [item.data for item in items(tmp_path)] == [b"1", b"2"]
+
+
+def test_members_that_are_read_leave_no_memory(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", {f"{number}.jpg": b"x" for number in range(2000)})
+    for found in tars.read_items(
+        {"file": str(tmp_path / "s.tar"), "uri_of_file": "a", "version": "v", "ids": None}, 1000
+    ):
+        assert len(found) == 1000
+        assert sum(issubclass(type(thing), tarfile.TarInfo) for thing in gc.get_objects()) < 10
