@@ -5,6 +5,7 @@ Batch and online share it.
 """
 
 import os
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from radet.errors import ConfigError, FetchError
 from radet.files import read_file
 
 MAX_BYTES = 64 << 20
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -48,10 +51,8 @@ class Fetcher:
         if location.startswith("s3://"):
             item = s3.head(location)
             return Source(item.size, object_version(item))
-        if not location:
-            raise FetchError("not_found", "no uri is given")
         with _errors():
-            status = os.stat(location)
+            status = os.stat(_path(location))
         return Source(status.st_size, file_version(status))
 
     def read(self, location: str) -> bytes:
@@ -74,7 +75,7 @@ class Fetcher:
         if location.startswith("s3://"):
             return s3.get(location, max_bytes=self._max_bytes)
         with _errors():
-            return read_file(location, self._max_bytes)
+            return read_file(_path(location), self._max_bytes)
 
     def _capped(self, data: bytes) -> bytes:
         if len(data) > self._max_bytes:
@@ -84,6 +85,14 @@ class Fetcher:
 
 def is_http(location: str) -> bool:
     return location[:8].lower().startswith(("http://", "https://"))
+
+
+def _path(location: str) -> str:
+    if not location:
+        raise FetchError("not_found", "no uri is given")
+    if (scheme := _SCHEME.match(location)) is not None:
+        raise FetchError("not_found", f"{scheme[0]} is not read: give a path, s3:// or http(s)://")
+    return location
 
 
 def file_version(status: os.stat_result) -> str:

@@ -33,6 +33,8 @@ IMAGE_SUFFIXES = frozenset(
 BATCH_BYTES = 64 << 20  # of a container's inputs that are in memory together: where they are large, a batch has fewer
 
 _FILE_URL = re.compile(r"file:(?://[^/]*)?+(/[^?#]*)", re.IGNORECASE)  # file:///a, file://host/a, file:/a
+_WEB = re.compile(r"\s*https?://", re.IGNORECASE)
+_PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]+")
 
 #: Column names taken for the URI of an image, in order of preference.
 URI_COLUMNS = ("uri", "url", "image_url", "path", "image_path", "file_path", "file", "filename", "file_name", "image")
@@ -130,13 +132,20 @@ def version_digest(version: str | None) -> bytes | None:
     return None if version is None else digest(version)
 
 
+def suffix_of(name: str) -> str:
+    """In lower case, without what downloaders leave behind it: .jpg of `a.JPG`, `a.jpg?w=64` and `a.jpg:large`."""
+    suffix = PurePosixPath(name.rpartition("/")[2].partition("?")[0]).suffix.lower()
+    plain = _PLAIN_SUFFIX.match(suffix)
+    return suffix if plain is None else plain[0]
+
+
 def has_image_suffix(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return suffix_of(name) in IMAGE_SUFFIXES
 
 
 def is_image_name(name: str) -> bool:
     """An image suffix, or none at all: scraped files are often named by a hash alone."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES | {""}
+    return not (suffix := suffix_of(name)) or suffix in IMAGE_SUFFIXES
 
 
 def id_of(given: Any, uri: str) -> str:
@@ -159,6 +168,8 @@ def resolve(uri: str, manifest: str) -> str:
     """Where a uri in a manifest or a Parquet file is read from: relative paths start at that file's folder."""
     if (of_file := _FILE_URL.match(uri)) is not None:
         return unquote(of_file[1], errors="surrogateescape")
+    if _WEB.match(uri) is not None:
+        return uri.strip()
     if "://" in uri or uri.startswith("/"):
         return uri
     if manifest.startswith("s3://"):
@@ -177,5 +188,10 @@ def choose_column(path: str, names: list[str], asked: str | None, usual: tuple[s
     found = [name for name in usual if name in names]
     if asked is None and (found or len(names) == 1):
         return (found or names)[0]
-    wrong = f"has no column {asked!r}" if asked is not None else f"has no column named {', '.join(usual[:4])} ..."
-    raise ConfigError(f"{path} {wrong}: name one of {', '.join(map(repr, names)) or 'none'} with --column")
+    there = ", ".join(map(repr, names)) or "none"
+    if asked is not None:
+        raise ConfigError(f"{path} has no column {asked!r}: name one of {there} with --column")
+    raise ConfigError(
+        f"{path} has no column named {', '.join(usual[:4])} ...: call one of {there} so, or name it to `radet score` "
+        f"with --column"
+    )

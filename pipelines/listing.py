@@ -12,8 +12,8 @@ from radet.errors import ConfigError, FetchError
 def walk(root: str, *, but: str | None = None) -> Iterator[Entry]:
     """Every file below `root` (recursive), or `root` itself if it is one file; nothing below `but`, a folder in it.
 
-    A folder that cannot be listed, and one that is named like an image, are entries too: reading them says why they are
-    no pictures, and nothing is passed over in silence. Links to folders are not followed.
+    A folder that cannot be listed, whose location ends in a slash, and one that is named like an image are entries too:
+    reading them says why they are no pictures, and nothing is passed over in silence. Links to folders stay unread.
 
     Raises:
         ConfigError: there is nothing of that name, or it may not be listed.
@@ -24,6 +24,10 @@ def walk(root: str, *, but: str | None = None) -> Iterator[Entry]:
             raise ConfigError(f"no such file or folder: {root}")
         if not os.path.isdir(path):
             return iter([_file(path)])
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            raise ConfigError(f"{root} cannot be listed: {error.strerror}") from error
         return _walk_folder(path, None if but is None else os.path.realpath(os.path.expanduser(but)))
     if not s3.split(root)[0]:
         raise ConfigError(f"{root} names no bucket: write s3://bucket/prefix")
@@ -56,7 +60,7 @@ def _walk_folder(root: str, but: str | None) -> Iterator[Entry]:
                     else:
                         yield _file(item.path)
         except OSError:
-            yield _entry(folder)
+            yield _entry(f"{folder}/")
 
 
 def _file(path: str) -> Entry:
@@ -79,7 +83,7 @@ def _walk_prefix(url: str, but: str | None) -> Iterator[Entry]:
         try:
             item = s3.head(url)
         except FetchError as error:
-            if error.code != "not_found":
+            if error.code not in ("not_found", "forbidden"):  # who may list that folder alone may not ask
                 raise
         else:
             return iter([_entry(url, object_version(item), item.size)])

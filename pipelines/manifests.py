@@ -60,7 +60,7 @@ def uri_column(path: str, first: dict[str, Any], asked: str | None = None) -> st
     if asked is None and _is_table(path) and not first.keys() & set(URI_COLUMNS):
         raise ConfigError(
             f"the first line of {path} must name the columns, one of them `uri`; it is {', '.join(first)!r}: "
-            f"put such a line there, or tell with --column which of these holds the uris"
+            f"put such a line there, or tell `radet score` with --column which of these holds the uris"
         )
     return choose_column(path, list(first), asked, URI_COLUMNS)
 
@@ -115,5 +115,5 @@ def _open(path: str) -> TextIO:
         if path.startswith("s3://"):
             return s3fs.S3FileSystem().open(path, "r", **how)  # type: ignore[no-any-return]
         return Path(path).expanduser().open("r", **how)  # type: ignore[no-any-return,call-overload]
-    except READING as error:
+    except (ValueError, *READING) as error:  # AWS_ENDPOINT_URL without http://, say
         raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,5 +1,6 @@
 """Parquet as a source: one row an image, as bytes or as a uri."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,18 +22,20 @@ _FAILURES = (ImageError, pa.ArrowException, *READING)
 def open_file(location: str) -> pq.ParquetFile:
     """A local file or an S3 object, read by ranges: each column piece by piece, however large its row groups are."""
     # Columns are read by turns, and what S3 sends ahead of one is thrown away for the next: hence little of that.
-    where = s3fs.S3FileSystem().open(location, "rb", block_size=_AHEAD) if location.startswith("s3://") else location
+    where = (
+        s3fs.S3FileSystem().open(location, "rb", block_size=_AHEAD)
+        if location.startswith("s3://")
+        else pa.OSFile(os.fsencode(location))  # whose name may be no UTF-8
+    )
     return pq.ParquetFile(where, buffer_size=_PIECE, pre_buffer=False)
 
 
-def is_readable(location: str) -> bool:
-    """Whether it is a Parquet file at all; one that is not is a row with a status, wherever it stands."""
+def is_parquet(location: str) -> bool:
+    """False where its contents are something else: a row with a status, wherever it stands."""
     try:
         open_file(location).close()
     except (pa.ArrowException, *READING) as error:
-        if (unread := outage(error)) is not None:
-            raise ConfigError(f"{location}: {unread}") from error
-        return False
+        return outage(error) is not None
     return True
 
 
@@ -44,12 +47,18 @@ def choose_columns(location: str, *, ids: str | None, column: str | None) -> dic
     Raises:
         ConfigError
     """
-    with open_file(location) as file:
-        schema = file.schema_arrow
+    try:
+        with open_file(location) as file:
+            schema = file.schema_arrow
+    except (pa.ArrowException, *READING) as error:
+        raise ConfigError(f"{location}: {outage(error) or error}") from error
     if ids is not None and ids not in schema.names:
         raise ConfigError(f"{location} has no column {ids!r}: it has {', '.join(map(repr, schema.names))}")
     binary = [field.name for field in schema if _holds_bytes(field.type)]
     text = [field.name for field in schema if _is_text(field.type)]
+    if column in schema.names and column not in binary + text:
+        kind = schema.types[schema.names.index(column)]
+        raise ConfigError(f"{location} has {kind} in its column {column!r}, where image bytes or uris should be")
     if column in text or (column is None and not binary):
         chosen: dict[str, str | None] = {"bytes": None, "uri": choose_column(location, text, column, URI_COLUMNS)}
     else:

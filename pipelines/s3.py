@@ -7,6 +7,7 @@ together with its bytes. It retries throttling and 5xx by itself, with backoff; 
 retried.
 """
 
+import os
 import random
 import shutil
 import time
@@ -20,7 +21,7 @@ import botocore.config
 import botocore.exceptions
 import botocore.session
 
-from radet.errors import FetchError
+from radet.errors import ConfigError, FetchError
 
 _FORBIDDEN = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
@@ -34,6 +35,10 @@ _BROKEN_OFF = (
 )
 _T = TypeVar("_T")
 _CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+# botocore, and s3fs by it, knows AWS_DEFAULT_REGION alone; every other SDK of AWS, and EKS, says AWS_REGION.
+if _region := os.environ.get("AWS_REGION"):
+    os.environ.setdefault("AWS_DEFAULT_REGION", _region)
 
 
 class Object(NamedTuple):
@@ -55,25 +60,29 @@ def client() -> Any:
 
 
 def new_client(*, connect_s: float = 5, read_s: float = 30, attempts: int | None = None) -> Any:
-    """A client that waits as long as it is told, for each of its attempts."""
-    session = botocore.session.get_session()
-    retries = {
-        "mode": session.get_config_variable("retry_mode") or "standard",
-        "total_max_attempts": attempts or session.get_config_variable("max_attempts") or 8,
-    }
-    return session.create_client(
-        "s3",
-        region_name=session.get_config_variable("region") or "us-east-1",
-        config=botocore.config.Config(
-            retries=retries,
-            connect_timeout=connect_s,
-            read_timeout=read_s,
-            max_pool_connections=64,
-            # Many S3-compatible servers do not know the newer default checksums.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    """A client that waits as long as it is told, for each of its attempts. Raises ConfigError for settings that cannot
+    be: AWS_ENDPOINT_URL without http://, a profile that is not there ..."""
+    try:
+        session = botocore.session.get_session()
+        retries = {
+            "mode": session.get_config_variable("retry_mode") or "standard",
+            "total_max_attempts": attempts or session.get_config_variable("max_attempts") or 8,
+        }
+        return session.create_client(
+            "s3",
+            region_name=session.get_config_variable("region") or "us-east-1",
+            config=botocore.config.Config(
+                retries=retries,
+                connect_timeout=connect_s,
+                read_timeout=read_s,
+                max_pool_connections=64,
+                # Many S3-compatible servers do not know the newer default checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+    except (ValueError, botocore.exceptions.BotoCoreError) as error:
+        raise ConfigError(f"no S3 client by these AWS settings: {error}") from error
 
 
 def split(url: str) -> tuple[str, str]:

@@ -12,12 +12,11 @@ Parquet files or tars is taken for a dataset of those.
 
 import itertools
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from pipelines import parquet
 from pipelines.fetch import is_http
-from pipelines.items import Entry, Shard, display, is_image_name, named
+from pipelines.items import Entry, Shard, display, is_image_name, named, suffix_of
 from pipelines.listing import walk
 from pipelines.manifests import first_line, is_manifest, lines, uri_column
 from radet.errors import ConfigError
@@ -25,6 +24,7 @@ from radet.errors import ConfigError
 _PEEK = 1000  # files looked at to tell what a folder holds
 _LOOKED_INTO = 8  # Parquet files opened to tell which columns hold the images
 _TARS = (".tar", ".tar.gz", ".tgz")
+_SUFFIXES_TOLD = 100
 
 
 class Source(Protocol):
@@ -46,7 +46,7 @@ def open_source(
     """Find out what SRC is, from its name or from the first files below it; a folder `but` in it is left out.
 
     Raises:
-        ConfigError: nothing there, no readable column, or web addresses without `allow_http`.
+        ConfigError: nothing there or nothing that is read, no readable column, or web addresses without `allow_http`.
     """
     name = src.lower().rstrip("/")
     if is_http(src):
@@ -61,6 +61,12 @@ def open_source(
             return Containers(src, but, suffixes, kind, ids=ids, column=column, allow_http=allow_http)
     if ids is not None or column is not None:
         raise ConfigError(f"{src} is a folder of images: --ids and --column go with Parquet, tars or a manifest")
+    if len(first) < _PEEK and not any(is_image_name(entry.location) for entry in first):
+        found = ", ".join(sorted({suffix_of(entry.uri) for entry in first})[:10])
+        raise ConfigError(
+            f"nothing in {src} is named like a picture, a Parquet file or a tar, there is only {found}; "
+            f"a list of uris is a .csv, .tsv or .jsonl"
+        )
     return Files(src, but)
 
 
@@ -146,6 +152,9 @@ class Containers:
 
     def shards(self, size: int) -> Iterator[Shard]:
         for file in self._files():
+            if _is_folder(file):
+                yield Shard("uris", {"entries": [file]})
+                continue
             body = self._options | {"file": file.location, "uri_of_file": file.uri, "version": file.version}
             if self._kind == "tar":
                 yield Shard("tar", body)
@@ -161,8 +170,8 @@ class Containers:
         """
         found: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
         refusal = ConfigError(f"{self.root} holds no Parquet file that can be read")
-        readable = (file.location for file in self._files() if parquet.is_readable(file.location))
-        for location in itertools.islice(readable, _LOOKED_INTO):
+        files = (file.location for file in self._files() if not _is_folder(file))
+        for location in itertools.islice(filter(parquet.is_parquet, files), _LOOKED_INTO):
             try:
                 chosen = parquet.choose_columns(location, ids=self._options["ids"], column=column)
             except ConfigError as error:
@@ -177,12 +186,19 @@ class Containers:
     def _files(self) -> Iterator[Entry]:
         self.ignored.clear()
         for entry in walk(self.root, but=self._but):
-            if entry.location.lower().endswith(self._suffixes):
+            if _is_folder(entry) or entry.location.lower().endswith(self._suffixes):
                 yield entry
             else:
                 _count(self.ignored, entry)
 
 
+def _is_folder(entry: Entry) -> bool:
+    """One that could not be listed."""
+    return entry.location.endswith("/")
+
+
 def _count(ignored: dict[str, int], entry: Entry) -> None:
-    suffix = PurePosixPath(entry.uri).suffix.lower()
+    suffix = suffix_of(entry.uri)
+    if suffix not in ignored and len(ignored) >= _SUFFIXES_TOLD:  # numbers, say, of which each file has its own
+        suffix = "others"
     ignored[suffix] = ignored.get(suffix, 0) + 1

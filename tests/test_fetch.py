@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from pipelines import s3 as s3_module
 from pipelines.fetch import Fetcher
-from radet.errors import FetchError, ImageError
+from pipelines.manifests import first_line
+from radet.errors import ConfigError, FetchError, ImageError
 
 from .conftest import S3Server
 
@@ -100,3 +102,41 @@ def test_the_version_of_an_object_follows_its_content(s3: S3Server) -> None:
     s3_module.put(url, b"one")
     assert one.size == 3
     assert one.version == fetcher.look(url).version != two.version
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/a.jpg", "ftp://example.org/a.jpg"])
+def test_a_uri_of_another_kind_is_told(uri: str) -> None:
+    for ask in (Fetcher(allow_http=False).read, Fetcher(allow_http=False).look):
+        with pytest.raises(FetchError, match=rf"{uri.partition(':')[0]}:// is not read: give a path, s3:// or http"):
+            ask(uri)
+
+
+def test_the_region_is_taken_from_either_of_its_names() -> None:
+    """For both clients."""
+    program = (
+        "import asyncio\nfrom pipelines import s3\nfrom s3fs import S3FileSystem\n"
+        "print(s3.client().meta.region_name)\n"
+        "files = S3FileSystem(key='a', secret='b')\nfiles.connect()\nprint(files.s3.meta.region_name)\n"
+    )
+    names = {name: value for name, value in os.environ.items() if not name.endswith("_REGION")}
+    for given, region in (
+        ({"AWS_REGION": "eu-central-1"}, "eu-central-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "us-west-2"}, "us-west-2"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=names | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [region, region]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ENDPOINT_URL", "minio:9000"), ("PROFILE", "none"), ("MAX_ATTEMPTS", "x")]
+)
+def test_settings_that_no_client_takes_are_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(ConfigError, match=f"no S3 client by these AWS settings: .*{value}"):
+        s3_module.new_client()
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConfigError, match=rf"cannot read s3://bucket/a\.csv: .*{value}"):
+        first_line("s3://bucket/a.csv")
+    S3FileSystem.clear_instance_cache()

@@ -1,7 +1,14 @@
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 
 import pipelines.s3
 from pipelines.items import is_image_name, resolve
@@ -85,7 +92,20 @@ def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.JPG", True), ("b.jpeg", True), ("0a1b2c", True), ("c.txt", False), ("d.tar", False), (".hidden", True)],
+    [
+        ("a.JPG", True),
+        ("b.jpeg", True),
+        ("0a1b2c", True),
+        ("c.txt", False),
+        ("d.tar", False),
+        (".hidden", True),
+        ("e.jpg?w=64&v=1.2", True),  # as wget names it
+        ("f.JPG:large", True),
+        ("g.png_large", True),
+        ("h.jpg.json", False),
+        ("i.php?file=j.jpg", False),
+        ("k.\u6f22\u5b57", False),
+    ],
 )
 def test_image_names(name: str, expected: bool) -> None:
     assert is_image_name(f"/x.y/{name}") is expected
@@ -96,3 +116,67 @@ def test_uris_are_resolved_against_the_manifest() -> None:
     assert resolve("b.jpg", "s3://bucket/x/list.csv") == "s3://bucket/x/b.jpg"
     assert resolve("s3://other/k", "/data/list.csv") == "s3://other/k"
     assert resolve("file:///a%20b.jpg", "/data/list.csv") == "/a b.jpg"
+    assert resolve(" https://a.org/b c.jpg ", "/data/list.csv") == "https://a.org/b c.jpg"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    with TemporaryDirectory(prefix="radet-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "parquet"])
+def test_a_folder_that_cannot_be_listed_is_an_input_whatever_its_name(public: Path, kind: str) -> None:
+    """Of pictures from one web site, say, or of one day; where it is the whole source, it is refused."""
+    for folder in ("example.com", "date=1", "open"):
+        (public / "src" / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"image": [b"x"]}), public / "src" / folder / f"a.{kind}")
+    for folder in ("example.com", "date=1"):
+        (public / "src" / folder).chmod(0)
+    # In a process of its own, which gives up root's right to read everything.
+    program = """if True:
+        import itertools, os, sys
+        from pipelines import load
+        from pipelines.fetch import Fetcher
+        from pipelines.sources import open_source
+        from radet.errors import RadetError
+        os.chdir(sys.argv[1])
+        os.geteuid() or os.seteuid(65534)
+        source = open_source("src")
+        shards = (shard.entries() for shard in source.shards(9) if shard.kind == "uris")
+        for entry in sorted(itertools.chain(source.entries(), *shards)):
+            try:
+                Fetcher(allow_http=False).read(entry.location)
+            except RadetError as error:
+                print(entry.uri.removeprefix(os.getcwd()), error.code)
+        try:
+            open_source("src/example.com")
+        except RadetError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", program, str(public)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "/src/date=1/ forbidden",
+        "/src/example.com/ forbidden",
+        "src/example.com cannot be listed: Permission denied",
+    ]
+
+
+@pytest.mark.s3
+def test_what_may_not_be_asked_for_is_listed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an object that is not there S3 says so to those only who may list the whole bucket."""
+    url = s3.url(f"listing-asked-{os.getpid()}")
+    pipelines.s3.put(f"{url}/a.jpg", b"x")
+    actual = pipelines.s3.client()
+
+    class Client:
+        def head_object(self, **_: str) -> None:
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(actual, name)
+
+    monkeypatch.setattr(pipelines.s3, "client", Client)
+    assert uris(url) == {f"{url}/a.jpg"}

@@ -241,7 +241,7 @@ def test_a_parquet_file_with_a_broken_footer_is_a_row(tmp_path: Path, picture: b
     footer = int.from_bytes(data[-8:-4], "little")
     data[-8 - footer : -8] = b"\xff" * footer
     (tmp_path / "a.parquet").write_bytes(data)
-    assert not parquet.is_readable(str(tmp_path / "a.parquet"))
+    assert not parquet.is_parquet(str(tmp_path / "a.parquet"))
     desk = Desk()
     assert sorted(status for *_, status in loaded(str(tmp_path), desk)) == ["corrupt", "ok"]
     assert len(desk.finished) == 1
@@ -272,3 +272,13 @@ def test_a_container_that_is_gone_is_no_broken_one(tmp_path: Path, reader: objec
 def test_a_shard_travels_with_any_name() -> None:
     shard = Shard("uris", {"entries": [["\udce9", "\udce9", "\udce9"]]})
     assert Shard(*json.loads(json.dumps(shard))) == shard
+
+
+def test_containers_may_have_any_name(tmp_path: Path, picture: bytes) -> None:
+    write_tar(tmp_path / "a.tar", {"a.jpg": picture})
+    pq.write_table(pa.table({"image": [picture]}), tmp_path / "a.parquet")
+    for kind in ("tar", "parquet"):
+        folder = odd_folder(tmp_path / kind)
+        (tmp_path / f"a.{kind}").rename(folder / f"a.{kind}")
+        ((_, uri, status),) = loaded(str(tmp_path / kind), Desk())
+        assert (uri.partition("#")[0], status) == (f"{tmp_path}/{kind}/caf\\xe9/a.{kind}", "ok")

@@ -15,6 +15,7 @@ import pytest
 from pipelines import parquet
 from pipelines.cells import Cell
 from pipelines.items import BATCH_BYTES, Item, Shard
+from pipelines.parquet import choose_columns
 from pipelines.sources import open_source
 from radet.errors import ConfigError, FetchError
 
@@ -230,3 +231,24 @@ def test_a_large_row_group_is_not_in_memory_as_a_whole(tmp_path: Path) -> None:
     watcher.join()
     assert rows == whole // (100 << 10)
     assert peak - before < whole // 2
+
+
+def test_a_column_of_something_else_is_told_as_what_it_is(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"images": [PICTURES], "url": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"has list<.*> in its column 'images', where image bytes or uris should be"):
+        open_source(str(tmp_path), column="images")
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_file_that_cannot_be_had_among_others_is_a_row(tmp_path: Path, name: str) -> None:
+    for other in "klm":
+        pq.write_table(pa.table({"image": [b"1"]}), tmp_path / f"{other}.parquet")
+    (tmp_path / f"{name}.parquet").symlink_to("nowhere")
+    assert sorted(item.error.code if item.error else "ok" for item in items(tmp_path)) == [
+        "not_found",
+        "ok",
+        "ok",
+        "ok",
+    ]
+    with pytest.raises(ConfigError, match=r"parquet: could not be read: .*No such file"):
+        choose_columns(str(tmp_path / f"{name}.parquet"), ids=None, column=None)

@@ -191,6 +191,24 @@ def test_a_folder_of_the_output_is_no_input(tmp_path: Path, suffix: str) -> None
         open_source(str(tmp_path / "out"), but=str(tmp_path / "out"))
 
 
+def test_of_very_many_suffixes_the_first_are_told(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"a.{number}").touch()
+    (tmp_path / "b.jpg").touch()
+    source = open_source(str(tmp_path))
+    assert len(list(source.entries())) == 1
+    assert len(source.ignored) == 101
+    assert sum(source.ignored.values()) == 300
+
+
+@pytest.mark.parametrize("name", ["urls.txt", "urls.csv.gz", "list.json"])
+def test_a_source_of_other_files_alone_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("https://example.org/a.jpg")
+    for src in (tmp_path / name, tmp_path):
+        with pytest.raises(ConfigError, match=rf"nothing in {src} .* there is only \.\w+; a list of uris is a \.csv"):
+            open_source(str(src))
+
+
 def test_an_empty_folder_and_a_bare_web_address_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is empty"):
         open_source(str(tmp_path))
