@@ -4,12 +4,14 @@ What is listed is small (a location, a label and a source each); the bytes stay 
 """
 
 import itertools
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines import parquet
@@ -17,6 +19,7 @@ from pipelines.cells import Cell
 from pipelines.items import Entry, display, is_image_name, resolve
 from pipelines.listing import walk
 from pipelines.manifests import first_line, is_manifest, lines, uri_column
+from pipelines.outage import READING
 from radet.errors import ConfigError
 from radet.labels import label_from_word, label_of
 
@@ -113,15 +116,19 @@ def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
 def _parquet(entry: Entry) -> Iterator[tuple[str, bool | None, str]]:
     """Rows with image bytes, or uris. The bytes stay where they are."""
     path = entry.location
-    if not parquet.is_readable(path):
+    if not parquet.is_parquet(path):
         raise ConfigError(f"{path} is no Parquet file that can be read")
     chosen = parquet.choose_columns(path, ids=None, column=None)
     with parquet.open_file(path) as file:
         label, source = _columns(path, file.schema_arrow.names)
+        classes = _classes(path, file.schema_arrow, label)
         columns = [name for name in (label, source, None if chosen["bytes"] else chosen["uri"]) if name]
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=columns)
-            values = [[parquet.value_of(scalar) for scalar in table.column(name)] for name in columns]
+            try:
+                table = file.read_row_group(group, columns=columns)
+                values = [[parquet.value_of(scalar) for scalar in table.column(name)] for name in columns]
+            except (pa.ArrowException, *READING) as error:
+                raise ConfigError(f"row group {group} of {path} cannot be read: {error}") from error
             for place, fields in enumerate(zip(*values, strict=True)):
                 row: dict[str | None, Any] = dict(zip(columns, fields, strict=True))
                 if chosen["bytes"]:
@@ -131,7 +138,26 @@ def _parquet(entry: Entry) -> Iterator[tuple[str, bool | None, str]]:
                 else:
                     yield "", None, ""
                     continue
-                yield location, label_from_word(row[label]), str(row[source]) if source else ""
+                word = row[label] if classes is None else classes.get(row[label])
+                yield location, label_from_word(word), str(row[source]) if source else ""
+
+
+def _classes(path: str, schema: pa.Schema, label: str) -> dict[int, str] | None:
+    """What a Hugging Face dataset calls its labels' numbers, of which 0 is as often `fake`; None of any other one.
+
+    Raises ConfigError where none of the names is known: to guess would be to learn the opposite.
+    """
+    try:
+        told = json.loads((schema.metadata or {})[b"huggingface"])
+        names = list(told["info"]["features"][label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if all(label_from_word(name) is None for name in names):
+        raise ConfigError(
+            f"{path} calls its labels {', '.join(map(repr, names))}, of which none is known: write a column of "
+            f"real/fake, or 0/1 without such names"
+        )
+    return dict(enumerate(names))
 
 
 def _columns(path: str, names: list[str]) -> tuple[str, str | None]:

@@ -1,5 +1,6 @@
 """Pictures inside Parquet files, one location each."""
 
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipelines.fetch import Fetcher
 from pipelines.labelled import Labelled, list_labelled
 from radet.errors import ConfigError, FetchError
 
+from .test_parquet import damaged
 from .training import write_tree
 
 
@@ -143,3 +145,30 @@ def test_a_dataset_without_labels_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([b"x"])}), tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="label"):
         list_labelled(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("names", [["fake", "real"], ["real", "fake"]])
+def test_numbers_of_labels_mean_what_the_dataset_calls_them(tmp_path: Path, names: list[str]) -> None:
+    """Hugging Face numbers classes by their names' order."""
+    table = pa.table({"image": [b"f", b"r", b"?"], "label": [names.index("fake"), names.index("real"), None]})
+    pq.write_table(table.replace_schema_metadata(classes(names)), tmp_path / "a.parquet")
+    found = list_labelled(str(tmp_path))
+    read = Fetcher(allow_http=False).read
+    assert {read(at): made for at, made in zip(found.locations, found.generated.tolist(), strict=True)} == {
+        b"f": True,
+        b"r": False,
+    }
+    assert found.skipped == 1
+    pq.write_table(table.replace_schema_metadata(classes(["AiArt", "Art"])), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"calls its labels 'AiArt', 'Art', of which none is known"):
+        list_labelled(str(tmp_path))
+
+
+def classes(names: list[str]) -> dict[str, str]:
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})}
+
+
+def test_labels_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    damaged(tmp_path / "a.parquet", pa.table({"uri": [f"/{n}.jpg" for n in range(4)], "label": [0, 1, 0, 1]}))
+    with pytest.raises(ConfigError, match=r"row group 1 of .*a\.parquet cannot be read"):
+        list_labelled(str(tmp_path))
