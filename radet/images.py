@@ -61,6 +61,7 @@ from radet.containers import Container, bounded, png_still, scan
 from radet.crop import DECODER, CropPolicy
 from radet.errors import ImageError
 from radet.icc import to_srgb
+from radet.tiff import exif_orientation
 
 __all__ = [
     "DECODER",
@@ -93,8 +94,6 @@ _HARMLESS = ("extraneous bytes before marker", "unknown JFIF revision", "Unknown
 
 #: Pixels that are converted to RGB at a time, to keep the temporary copies of a large picture small.
 _STRIP_PIXELS = 1 << 20
-
-_ORIENTATION = 0x0112  # the EXIF tag
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
@@ -184,19 +183,19 @@ def decode_opened(image: Image.Image, policy: CropPolicy, limits: Limits = Limit
     """
     if not all(image.size):
         raise ImageError("corrupt", f"the picture has {image.width}x{image.height} pixels")
-    with _decoding(_described(image, 1), limits):
+    with _decoding(_described(image, None), limits):
         rgb = _pixels(image)  # first, since Pillow turns a TIFF when it loads it
-        container = _described(image, image.getexif().get(_ORIENTATION))
+        container = _described(image, image.info.get("exif"))  # not getexif(), which asks an XMP, too
         crop, phash = _see(rgb, container, policy)
     return Picture(header=Header.of(container), crop=crop, phash=phash)
 
 
-def _described(image: Image.Image, orientation: object) -> Container:
+def _described(image: Image.Image, exif: object) -> Container:
     return Container(
         format=image.format or "picture",
         width=image.width,
         height=image.height,
-        orientation=orientation if type(orientation) is int and 1 <= orientation <= 8 else 1,  # EXIF may hold anything
+        orientation=exif_orientation(exif) if isinstance(exif, bytes) else 1,
         icc=bounded(image.info.get("icc_profile")),
     )
 

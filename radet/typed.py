@@ -1,6 +1,7 @@
 """Frozen dataclasses from JSON or YAML, strictly: what a file says wrongly is an error that names the key."""
 
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -28,6 +29,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1} has the key {key.value!r} a second time")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+# 1e-4 is a number to everyone but YAML 1.1, which wants 1.0e-4.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def from_dict(cls: type[_T], data: object, *, complete: bool = True, where: str = _THE_FILE) -> _T:

@@ -135,3 +135,11 @@ def test_a_lack_of_memory_is_not_the_pictures_fault(kind, options, room):
     data = encoded(Image.new("RGB", (6000, 6000), "teal"), kind, **options)
     done = subprocess.run([sys.executable, "-c", script, str(room)], input=data, capture_output=True, check=False)
     assert done.stdout.decode().splitlines() == ["False", "no room", "corrupt"], done.stderr.decode()[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+def test_an_orientation_that_only_xmp_tells_turns_neither(kind):
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    data = encoded(photo(), kind, xmp=xmp)
+    assert opened(data).getexif()[0x0112] == 6
+    assert seen(opened(data))[0]["width"] == seen(data)[0]["width"] == photo().width
