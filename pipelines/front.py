@@ -116,8 +116,9 @@ class Front:
             with self._backlog.inside():
                 async with asyncio.timeout(self.settings.score_timeout_s):
                     answer = await self._score(item, index, patient, begun)
-        except TimeoutError:
-            error: RadetError = RequestError("overloaded", "the picture was not scored in time")
+        except (TimeoutError, MemoryError) as lack:
+            why = "for want of memory" if isinstance(lack, MemoryError) else "in time"
+            error: RadetError = RequestError("overloaded", f"the picture was not scored {why}")
             self.meters.images.labels(error.code).inc()
             raise error from None
         except RadetError as error:

@@ -25,6 +25,7 @@ _JSON = "application/json"
 _FORM = "multipart/form-data"
 _MAX_FIELDS = 16
 _MAX_ID = 256
+_EPILOGUE = 4096  # bytes of a form at whose end the last boundary is looked for
 # JSON has as many values as these characters, and one more; base64 has none of them. A value takes a kilobyte of memory
 # and 10 us, and a small body can hold millions. So many may stand in an address, and so many more in each picture's.
 _MARKS = (b"{", b"[", b",")
@@ -64,6 +65,8 @@ async def read_one(request: Request, settings: FrontSettings) -> Item:
         item = items[0]
     elif kind == _JSON:
         item = _parse_one(body) if len(body) <= _SHORT else await asyncio.to_thread(_parse_one, body)
+    elif body.startswith(b"{"):  # what `curl -d` sends, and no picture begins with
+        raise RequestError("bad_request", f"for JSON say `Content-Type: {_JSON}`")
     else:
         item = Item(data=body)
     item = _identified(item, request.query_params.get("external_id"))
@@ -122,6 +125,8 @@ async def _form(request: Request, body: bytes, settings: FrontSettings) -> list[
     boundary = options.get(b"boundary", b"").decode("latin-1")
     if not boundary or '"' in boundary or "\\" in boundary:
         raise RequestError("bad_request", "multipart: the content type names no boundary")
+    if body.rfind(f"--{boundary}--".encode("latin-1"), -_EPILOGUE) < 0:  # starlette leaves the part out that breaks off
+        raise RequestError("bad_request", "multipart: the body breaks off, its last boundary is missing")
     parser = MultiPartParser(
         Headers({"content-type": f'{_FORM}; boundary="{boundary}"'}),
         whole(),
@@ -134,6 +139,8 @@ async def _form(request: Request, body: bytes, settings: FrontSettings) -> list[
     except MultiPartException as error:
         many = "Too many" in error.message
         raise RequestError("too_many_items" if many else "bad_request", f"multipart: {error.message}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # of the parser below starlette
         raise RequestError("bad_request", "the multipart body cannot be read") from error
     try:

@@ -66,7 +66,10 @@ class Around:
             frames = traceback.extract_tb(error.__traceback__)
             where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
             _log.error("request %s failed: %s%s", request.state.request_id, type(error).__name__, where)
-            failed = failure(request, RequestError("internal", "the service failed: tell its operator the request_id"))
+            told = RequestError("internal", "the service failed: tell its operator the request_id")
+            if isinstance(error, MemoryError):  # of this machine, at this moment
+                told = RequestError("overloaded", "there is no memory for it now: try again soon")
+            failed = failure(request, told)
             if answered:
                 raise RuntimeError("an answer broke off") from None
             await failed(scope, receive, send_on)

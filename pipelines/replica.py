@@ -64,10 +64,7 @@ class Scorer:
                 raise ConfigError(f"{message}, not {self._most}")
             await self._in_compute(self._prepare, settings.band)
         except RadetError as error:
-            if not self.loaded:
-                problem = Problem(code=error.code, message=error.message)
-                with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
-                    await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
+            await self.failed(error)
             raise
         self._batch_size = settings.max_batch_size
         if self._device != "cpu":  # where pictures pass the detector one by one, no answer waits for a second picture
@@ -75,6 +72,13 @@ class Scorer:
         await self._report()
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._keep_reporting())
+
+    async def failed(self, error: RadetError) -> None:
+        """Tell the monitor why it cannot start. Where it scores already nothing is wrong with it."""
+        if not self.loaded:
+            problem = Problem(code=error.code, message=error.message)
+            with suppress(Exception):  # the monitor may be away: Serve's log has the error as well
+                await self._tell(Report(replica=self._meters.replica, kind="scorer", problem=problem))
 
     @property
     def batch_size(self) -> int:

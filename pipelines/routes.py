@@ -255,9 +255,10 @@ def _add_state(app: FastAPI, front: Front) -> None:
             checks["weights"]["detail"] = f"{facts.name}, encoder {facts.encoder_sha256[:16]}"
             checks["self_test"]["detail"] = f"golden error {facts.golden_error:.1e}, drift floor {facts.floor:.1e}"
             checks["calibration"] = _calibration(facts.calibrated, front.settings.require_calibration)
-        elif problems:
-            failed = "self_test" if problems[0].code == "numeric_selftest_failed" else "weights"
-            checks[failed]["detail"] = f"{problems[0].code}: {problems[0].message}"
+        if problems:  # of those that serve nothing is wrong; of others, which would start beside or after them
+            failed = checks["self_test" if problems[0].code == "numeric_selftest_failed" else "weights"]
+            why = f"{problems[0].code}: {problems[0].message}"
+            failed["detail"] = f"{failed['detail']}; a replica could not start lately: {why}" if models else why
         ready = all(check["ok"] for check in checks.values())
         return JSONResponse({"ready": ready, "checks": checks, "model_id": model_id}, 200 if ready else 503)
 

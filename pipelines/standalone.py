@@ -1,6 +1,7 @@
 """Front and scorer in one process: what a replica is on CPUs."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from pipelines.front import Front
@@ -28,7 +29,8 @@ class OwnFront(Front):
 
 
 class Standalone:
-    """Without a detector it stays up where no other replica has one: then /readyz says why, and it tries again."""
+    """Where neither it nor another replica can score, for want of a detector or of settings that can be, it stays up:
+    /readyz says why, and it tries again."""
 
     def __init__(
         self,
@@ -48,33 +50,33 @@ class Standalone:
         self.front = OwnFront(
             self._scorer, self._local, monitor, replica=replica, allow_url=allow_url, fronts=None, threads=threads
         )
-        self._scoring: dict[str, Any] = {}
         self._trying: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: dict[str, Any] | None) -> None:
         """Take new settings, after loading the detector the first time.
 
-        Raises ConfigError, and changes nothing; and ModelError where other replicas can score: Serve then keeps
-        those."""
-        settings: ServiceSettings = ServiceSettings.read(config)
-        before, trying = self.front.settings, self._trying
-        self.front.reconfigure(settings.front.model_dump())
-        if trying is not None:
-            trying.cancel()
-        scoring = settings.scorer.model_dump()
+        Raises ConfigError, and changes nothing, where it scores; that and ModelError where it does not, and other
+        replicas do: Serve then keeps those."""
+        if self._trying is not None:
+            self._trying.cancel()
         try:
-            await self._scorer.reconfigure(scoring)
-        except ConfigError:
-            self.front.reconfigure(before.model_dump())
-            if trying is not None:
-                self._try_on()
-            raise
-        except ModelError:
+            await self._take(config)
+        except (ConfigError, ModelError):
             if self._scorer.loaded or await self._others():
                 raise
-            self._scoring = scoring
-            self._try_on()
+            self._trying = asyncio.create_task(self._keep_trying(config))
         self.front.start()
+
+    async def _take(self, config: dict[str, Any] | None) -> None:
+        before = self.front.settings
+        try:
+            settings: ServiceSettings = ServiceSettings.read(config)
+            self.front.reconfigure(settings.front.model_dump())
+            await self._scorer.reconfigure(settings.scorer.model_dump())
+        except ConfigError as error:
+            await self._scorer.failed(error)
+            self.front.reconfigure(before.model_dump())
+            raise
 
     async def take(self, crop: Pixels, policy: CropPolicy) -> Scored | OtherCrop:
         """A picture of another replica's batch."""
@@ -86,13 +88,8 @@ class Standalone:
         except Exception:  # noqa: BLE001 - away, for whatever reason: there may be others
             return True
 
-    def _try_on(self) -> None:
-        self._trying = asyncio.create_task(self._keep_trying())
-
-    async def _keep_trying(self) -> None:
+    async def _keep_trying(self, config: dict[str, Any] | None) -> None:
         while not self._scorer.loaded:
             await asyncio.sleep(_AGAIN_S)
-            try:
-                await self._scorer.reconfigure(self._scoring)
-            except RadetError:  # it is told to the monitor each time
-                continue
+            with suppress(RadetError):  # it is told to the monitor each time
+                await self._take(config)

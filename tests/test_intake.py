@@ -111,6 +111,24 @@ def test_json_may_start_with_a_byte_order_mark(here: Service, picture: bytes) ->
     assert ask(f"{here.url}/v1/score:batch", body=many, headers=JSON).status == 200
 
 
+def test_no_picture_of_a_form_that_breaks_off_is_lost_in_silence(here: Service, picture: bytes) -> None:
+    body, headers = form(("file", "a.jpg", picture), ("file", "b.jpg", picture))
+    for cut in (3, 40, len(picture) // 2):
+        answer = ask(f"{here.url}/v1/score:batch", body=body[:-cut], headers=headers)
+        assert (answer.status, answer.code) == (400, "bad_request")
+        assert "breaks off" in answer.json()["error"]["message"]
+    answer = ask(f"{here.url}/v1/score:batch", body=body + b"and more", headers=headers)
+    assert [item["error"] for item in answer.json()["items"]] == [None, None]
+
+
+def test_json_that_is_not_called_so_is_told_from_what_is_no_picture(here: Service) -> None:
+    """`curl -d` calls it a form."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = ask(f"{here.url}/v1/score", body=b'{"url": "https://example.org/a.jpg"}', headers=headers)
+    assert (answer.status, answer.code) == (400, "bad_request")
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 def test_uploads_of_unknown_length_leave_room_for_others(here: Service, picture: bytes) -> None:
     host, port = here.url.removeprefix("http://").split(":")
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"

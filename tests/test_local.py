@@ -150,27 +150,47 @@ def test_where_others_can_score_a_broken_detector_is_an_error(broken: Path, away
     asyncio.run(run())
 
 
-def test_settings_that_cannot_be_are_an_error_whoever_is_ready() -> None:
+BAD_BAND = {"scorer": {"max_batch_size": 2, "band": {"real_below": 0.9, "generated_above": 0.1}}}
+BAD = [{"front": {"max_bites": 1}}, BAD_BAND]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_where_others_can_score_first_settings_that_cannot_be_are_an_error(bad: dict[str, Any]) -> None:
     async def run() -> None:
-        one = Standalone(str(BUNDLED), LocalMonitor(), None, replica="a", most=64)
-        with pytest.raises(ConfigError, match=r"scorer\.max_batch_size"):
-            await one.reconfigure({"scorer": {"max_batch_size": 0}})
-        band = {"real_below": 0.9, "generated_above": 0.1}
-        with pytest.raises(ConfigError, match="real_below"):
-            await one.reconfigure({"scorer": {"max_batch_size": 2, "band": band}})
+        monitor = LocalMonitor()
+        await monitor.report(scorer("old"))
+        one = Standalone(str(BUNDLED), monitor, None, replica="a", most=64)
+        with pytest.raises(ConfigError, match="user_config"):
+            await one.reconfigure(bad)
+        (problem,) = await monitor.problems()
+        assert (problem.code, "user_config" in problem.message) == ("config", True)
 
     asyncio.run(run())
 
 
-def test_no_picture_passes_before_its_thresholds_are_what_was_asked_for() -> None:
+@pytest.mark.parametrize("bad", BAD)
+def test_where_nobody_can_score_it_stays_up_to_say_what_is_wrong_with_its_settings(
+    bad: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.standalone._AGAIN_S", 0.05)
+
     async def run() -> None:
-        one = Standalone(str(BUNDLED), LocalMonitor(), None, replica="a", most=64)
-        band = {"real_below": 0.9, "generated_above": 0.1}
-        with pytest.raises(ConfigError):
-            await one.reconfigure({"scorer": {"max_batch_size": 2, "band": band}})
+        monitor = LocalMonitor()
+        one = Standalone(str(BUNDLED), monitor, None, replica="a", most=64)
+        await one.reconfigure(bad)
+        monitor.monitor = Monitor()  # what was told once is not known for ever
+        async with asyncio.timeout(60):
+            while not (problems := (await one.front.readiness())[1]):
+                await asyncio.sleep(0.05)
+        assert "user_config" in problems[0].message
+        with pytest.raises(RequestError, match="readyz"):
+            await one.front.score(Item(data=encoded(photo(), "JPEG")))
         policy = CropPolicy()
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError):  # no picture passes before its thresholds are what was asked for
             await one.take(np.zeros((policy.size, policy.size, 3), np.uint8), policy)
+        await one.reconfigure(SETTINGS)
+        assert (await one.front.readiness())[1] == []
+        assert (await one.front.score(Item(data=encoded(photo(), "JPEG"))))["status"] == "ok"
 
     asyncio.run(run())
 
@@ -213,19 +233,19 @@ def test_settings_that_cannot_be_change_nothing_of_a_replica_that_has_some() -> 
     asyncio.run(run())
 
 
-def test_what_is_tried_goes_on_after_settings_that_cannot_be(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_tried_is_what_was_asked_for_last(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.standalone._AGAIN_S", 0.05)
 
     async def run() -> None:
         monitor = LocalMonitor()
         one = Standalone(str(broken), monitor, None, replica="a", most=64)
-        await one.reconfigure(SETTINGS)
-        with pytest.raises(ConfigError):
-            await one.reconfigure({"scorer": {"max_batch_size": 33}})
+        for settings in (SETTINGS, BAD_BAND, SETTINGS | {"front": {"max_items": 9}}):
+            await one.reconfigure(settings)
         shutil.copytree(BUNDLED, broken, dirs_exist_ok=True)
         async with asyncio.timeout(60):
             while not await monitor.models():
                 await asyncio.sleep(0.05)
+        assert one.front.settings.max_items == 9
 
     asyncio.run(run())
 

@@ -1,6 +1,7 @@
 """Around a request: its id, its code, and what is logged where it fails."""
 
 import asyncio
+import base64
 import json
 import logging
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from pipelines.routes import build_app
 
-from .client import ask
+from .client import ask, form
 from .service import Service
 
 
@@ -116,6 +117,29 @@ def test_a_fault_is_logged_by_type_and_place_without_its_words(
     assert "UnicodeError" in text
     assert "in broken" in text
     assert "sentinel" not in text
+
+
+@pytest.mark.parametrize("path", ["score", "explain", "score:batch"])
+def test_without_memory_for_it_a_request_may_be_sent_again(
+    here: Service, picture: bytes, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("radet.rows.decode_picture", _without_memory)
+    one = {"image": base64.b64encode(picture).decode()}
+    if path == "score:batch":
+        told = ask(f"{here.url}/v1/{path}", body={"items": [one, {"image": ""}]}).json()["items"]
+        assert [item["error"]["code"] for item in told] == ["overloaded", "empty"]
+        return
+    answer = ask(f"{here.url}/v1/{path}", body=one)
+    assert (answer.status, answer.code) == (503, "overloaded")
+    assert int(answer.headers["retry-after"]) >= 1
+    monkeypatch.undo()
+    monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", _without_memory)
+    body, headers = form(("file", "a.jpg", picture))
+    assert ask(f"{here.url}/v1/{path}", body=body, headers=headers).code == "overloaded"
+
+
+def _without_memory(*_: Any, **options: Any) -> Any:
+    raise MemoryError
 
 
 @pytest.mark.parametrize("given", ["Root=1-67891233-abc", "00-4bf9/2f:a+b;c_d.e", "x" * 256])

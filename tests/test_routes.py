@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from pipelines.failures import http_status
+from pipelines.model import Problem
+from pipelines.monitor import Report
 from radet import Detector
 from radet.errors import FetchError, ImageError
 from radet.score import Score
@@ -319,6 +321,18 @@ def test_the_monitor_away_costs_metrics_and_no_score(here: Service, picture: byt
         assert ask(f"{here.url}/metrics", method="GET").code == "not_ready"
     finally:
         here.monitor.away = False
+
+
+def test_readiness_tells_of_replicas_that_could_not_start_beside_the_ones_that_score(here: Service) -> None:
+    problem = Problem(code="weights_mismatch", message="no tensors")
+    here.run(here.monitor.report(Report(replica="new", kind="scorer", problem=problem)))
+    try:
+        told = ask(f"{here.url}/readyz", method="GET")
+    finally:
+        del here.monitor.monitor._live["new"]
+    assert told.status == 200
+    assert "could not start lately: weights_mismatch: no tensors" in told.json()["checks"]["weights"]["detail"]
+    assert "could not" not in ask(f"{here.url}/readyz", method="GET").body.decode()
 
 
 def test_every_code_has_a_status() -> None:
