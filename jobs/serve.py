@@ -13,7 +13,7 @@ from jobs.haproxy import apart
 from jobs.ports import place, require_free
 from jobs.spans import span
 from jobs.stop import Stop
-from radet.config import DetectorConfig, resolve
+from radet.config import DetectorConfig, bundled, resolve
 from radet.errors import ConfigError
 
 #: What an operator sets in his shell, and every replica has to know.
@@ -74,7 +74,7 @@ def serve(
     console = Console(stderr=True, highlight=False, markup=False)
     least, most = span("--replicas", replicas)
     args = ServeArgs(
-        model=model if model.startswith(("hf://", "s3://")) or address else str(folder.absolute()),
+        model=model if "://" in model or (address and model in bundled()) else str(folder.absolute()),
         allow_url=allow_url,
         min_replicas=least,
         max_replicas=most,

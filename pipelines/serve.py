@@ -219,7 +219,10 @@ def require_place(host: str, port: int) -> None:
         mend = f"give --host {there.host} --port {there.port}, or take another cluster"
         raise ConfigError(f"Serve runs on this cluster already, at {there.host}:{there.port}: {mend}")
     for name, app in client.get_serve_details()["applications"].items():
-        if name != APP and app["route_prefix"] == "/":
+        if name == APP:  # two commands would end each other's
+            mend = "end its command, or where that is gone all of Serve by `serve shutdown`"
+            raise ConfigError(f"a service of radet runs on this cluster already: {mend}")
+        if app["route_prefix"] == "/":
             raise ConfigError(f"the application {name!r} of this cluster has the route / that the service needs")
 
 

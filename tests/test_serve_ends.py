@@ -1,12 +1,14 @@
 """The service and its command on real Ray Serve: how they end, and beside whom they live."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from radet import Detector
 from .bad_inputs import encoded, photo
 from .client import Answer, ask, eventually, ready, under_way
 from .conftest import RADET, as_a_user, free_port
-from .test_serve import APART, CORES, LITTLE, TOGETHER
+from .test_serve import APART, BUNDLED, CORES, LITTLE, TOGETHER
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]
 
@@ -85,10 +87,10 @@ def on_this_cluster(port: str) -> list[str]:
     return [RADET, "serve", "--address", ray.get_runtime_context().gcs_address, "--port", port]
 
 
-def test_on_a_cluster_other_applications_stay(others: str, picture: bytes) -> None:
-    run_other("/other")
-    command = on_this_cluster(others.partition(":")[2])
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+@contextmanager
+def serving(command: list[str], folder: Path | None = None) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """The command once it is ready, and what it has said."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
     told = ""
     try:
         assert process.stderr is not None
@@ -96,16 +98,41 @@ def test_on_a_cluster_other_applications_stay(others: str, picture: bytes) -> No
             told += line
             if line.startswith("Ready:"):
                 break
-        assert f"Ready: http://{others}/" in told
-        assert ask(f"http://{others}/v1/score", body=picture).status == 200
-        process.send_signal(signal.SIGTERM)
-        told += process.communicate(timeout=90)[1]
+        yield process, told
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 0, told
+
+
+def ended(process: "subprocess.Popen[str]") -> str:
+    """By SIGTERM, and what it said meanwhile."""
+    process.send_signal(signal.SIGTERM)
+    return process.communicate(timeout=90)[1]
+
+
+def test_on_a_cluster_other_applications_stay(others: str, picture: bytes) -> None:
+    run_other("/other")
+    with serving(on_this_cluster(others.partition(":")[2])) as (process, told):
+        assert f"Ready: http://{others}/" in told
+        assert ask(f"http://{others}/v1/score", body=picture).status == 200
+        last = ended(process)
+    assert process.returncode == 0, told + last
     assert ask(f"http://{others}/other", method="GET").body == b"somebody else's"
     assert ask(f"http://{others}/v1/score", body=picture).status == 404
+
+
+def test_a_second_service_on_a_cluster_is_refused(others: str, picture: bytes, tmp_path: Path) -> None:
+    """And the checkpoint of the first is found, wherever its command runs."""
+    shutil.copytree(BUNDLED, tmp_path / "mine")
+    command = on_this_cluster(others.partition(":")[2])
+    with serving([*command, "--model", "mine"], tmp_path) as (first, told):
+        assert "Ready:" in told
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 2
+        assert "a service of radet runs on this cluster already" in done.stderr.splitlines()[-1]
+        assert ask(f"http://{others}/v1/score", body=picture).status == 200
+        ended(first)
+    assert first.returncode == 0
 
 
 @pytest.mark.parametrize(
