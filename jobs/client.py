@@ -5,18 +5,25 @@ no token is sent, though there is one, unless RAY_AUTH_MODE says so.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from jobs.jobfile import without_password
+from jobs.stop import Stop
 from radet.errors import ConfigError
+
+for _name in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and of each stream that ends
+    logging.getLogger(f"ray.dashboard.modules.{_name}").setLevel(logging.WARNING)
 
 _PATIENCE_S = 60.0  # without an answer, before the head is given up
 _POLL_S = 1.0
@@ -28,11 +35,16 @@ class Cluster:
     """A head that answers. Raises ConfigError where it does not, or wants another token."""
 
     def __init__(self, address: str) -> None:
-        if not address.startswith(("http://", "https://")):
-            raise ConfigError(f"--address is the head's dashboard, http://HEAD:8265, not {address!r}")
-        self.address = address.rstrip("/")
-        os.environ["RAY_API_SERVER_ADDRESS"] = self.address
+        if not _is_web_address(address):
+            raise ConfigError(f"--address is the head's dashboard, http://HEAD:8265, not {without_password(address)!r}")
+        self._address = address.rstrip("/")
+        self.address = without_password(self._address)  # as messages name it
+        os.environ["RAY_API_SERVER_ADDRESS"] = self._address
         self._client = self._connect()
+
+    def command(self, name: str, submission: str = "") -> str:
+        """`radet jobs NAME` for this head, to be copied."""
+        return " ".join(filter(None, ["radet jobs", name, submission, "--address", self.address]))
 
     def find(self, submission: str) -> Details | None:
         """The job of that submission id, or None."""
@@ -47,7 +59,7 @@ class Cluster:
         """As `find`. Raises ConfigError if there is none."""
         found = self.find(submission)
         if found is None:
-            raise ConfigError(f"{self.address} has no job {submission!r}: `radet jobs status` lists them")
+            raise ConfigError(f"{self.address} has no job {submission!r}: `{self.command('status')}` lists them")
         return found
 
     def all(self) -> list[Details]:
@@ -85,7 +97,7 @@ class Cluster:
     def follow(self, submission: str, write: Callable[[str], None]) -> Details:
         """Pass on what the job writes, from its first line, until it ends; then its details.
 
-        Raises ConfigError when the head has not answered for a minute.
+        Raises Stop when the head has not answered for a minute.
         """
         self.get(submission)
         log, answered = _Log(write), time.monotonic()
@@ -98,9 +110,11 @@ class Cluster:
                     asyncio.run(self._tail(submission, log))  # what came after the stream had ended
                     return job
             except (OSError, RuntimeError, aiohttp.ClientError) as error:
-                if time.monotonic() - answered > _PATIENCE_S:
-                    message = f"lost {self.address}: {submission} may go on; see `radet jobs status {submission}`"
-                    raise ConfigError(message) from error
+                if log.heard:  # in this stream, which may have lasted for hours
+                    answered = time.monotonic()
+                elif time.monotonic() - answered > _PATIENCE_S:
+                    message = f"lost {self.address}: {submission} may go on; see `{self.command('status', submission)}`"
+                    raise Stop(message, 1) from error
             time.sleep(_POLL_S)
 
     async def _tail(self, submission: str, log: "_Log") -> None:
@@ -116,19 +130,19 @@ class Cluster:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> ConfigError:
-        return ConfigError(f"{self.address} does not do it: {_line(error)}")
+        return ConfigError(f"{self.address} does not do it: {without_password(_line(error))}")
 
     def _connect(self) -> Any:
         try:
-            return JobSubmissionClient(self.address)
+            return JobSubmissionClient(self._address)
         except AuthenticationError as error:
             token = None if os.environ.get("RAY_AUTH_MODE") else _token()
             if token is None:
                 raise self._refused() from error
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"no Ray dashboard at {self.address}: {_line(error)}") from error
+            raise ConfigError(f"no Ray dashboard at {self.address}: {without_password(_line(error))}") from error
         try:
-            return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {token}"})
+            return JobSubmissionClient(self._address, headers={"Authorization": f"Bearer {token}"})
         except AuthenticationError as error:
             raise self._refused() from error
 
@@ -143,6 +157,11 @@ class _Log:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._shown = self._seen = 0  # characters: passed on at all, and come by in this stream
+
+    @property
+    def heard(self) -> bool:
+        """Whether anything came in this stream."""
+        return self._seen > 0
 
     def rewind(self) -> None:
         self._seen = 0
@@ -161,6 +180,14 @@ def exit_code(job: Details) -> int:
         return 0
     code = job.driver_exit_code
     return code if isinstance(code, int) and 0 < code < 256 else 1
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # half of an IPv6 address
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _token() -> str | None:

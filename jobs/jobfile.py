@@ -213,6 +213,11 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
     return from_yaml(JobFile, file, change)
 
 
+def without_password(text: str) -> str:
+    """As it may be shown: an address may hold one, for a proxy before the head."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *parents, last = path.split(".")

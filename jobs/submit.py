@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.jobfile import JobFile, read
+from jobs.jobfile import JobFile, read, without_password
 from jobs.package import Package, package
 from radet.errors import ConfigError
 
@@ -30,7 +32,7 @@ _ID = Annotated[str, typer.Argument(metavar="ID", help="The submission id: NAME-
 _SENT = "radet_sent"  # a job's metadata: the digest of its files and variables
 
 jobs = typer.Typer(no_args_is_help=True, help="See and stop what was submitted.")
-_console = Console(stderr=True, highlight=False, markup=False)
+_say = partial(Console(stderr=True, highlight=False, markup=False).print, soft_wrap=True)  # lines to be copied
 
 
 def submit(
@@ -54,7 +56,7 @@ def submit(
 
       radet submit jobs/nightly-score.yaml --set score.limit=1000 --set name=try --dry-run
 
-    [bold]Exit codes[/bold]: the job's own (see `radet score --help`); 2 the request cannot work.
+    [bold]Exit codes[/bold]: the job's own (see `radet score --help`); 1 if the head is lost, too; 2 it cannot be sent.
     """
     wanted = read(job, overrides or ())
     found = _package(wanted, job)
@@ -72,12 +74,16 @@ def submit(
     try:
         _end(cluster.follow(submission, _pass_on))
     except KeyboardInterrupt:
-        _console.print(f"\n{submission} goes on: `radet jobs logs {submission}` or `radet jobs cancel {submission}`")
+        see, end = cluster.command("logs", submission), cluster.command("cancel", submission)
+        _say(f"\n{submission} goes on: `{see}` or `{end}`")
         raise typer.Exit(130) from None
 
 
 @jobs.command()
-def status(submission: Annotated[str | None, typer.Argument(metavar="[ID]")] = None, address: _ADDRESS = None) -> None:
+def status(
+    submission: Annotated[str | None, typer.Argument(metavar="ID", help="One of them: NAME-RUN.")] = None,
+    address: _ADDRESS = None,
+) -> None:
     """One job, or all that the head remembers."""
     cluster = _cluster(address)
     found = cluster.all() if submission is None else [cluster.get(submission)]
@@ -101,8 +107,14 @@ def logs(
 @jobs.command()
 def cancel(submission: _ID, address: _ADDRESS = None) -> None:
     """Stop a job. What it has scored or trained so far is kept: submitted again, it goes on."""
-    stopped = _cluster(address).stop(submission)
-    _console.print(f"{submission}: {'stopping' if stopped else 'had ended already'}")
+    cluster = _cluster(address)
+    if cluster.stop(submission):
+        _say(f"{submission}: stopping")
+        return
+    again = re.compile(re.escape(submission) + r"-\d+")
+    at_work = [one.submission_id for one in cluster.all() if not one.status.is_terminal()]
+    later = [f"; {name} is at work: `{cluster.command('cancel', name)}`" for name in at_work if again.fullmatch(name)]
+    _say(f"{submission}: had ended already{''.join(later)}")
 
 
 def _show(console: Console, found: list["Details"]) -> None:
@@ -142,20 +154,20 @@ def _submit(cluster: "Cluster", wanted: JobFile, found: Package | None, base: st
                 raise ConfigError(
                     f"{submission} has succeeded already, with {other}: for this give --set run=SOMETHING"
                 )
-            _console.print(f"{submission} has succeeded already, nothing is sent; to run it anew: --set run=SOMETHING")
+            _say(f"{submission} has succeeded already, nothing is sent; to run it anew: --set run=SOMETHING")
             return submission
         if not before.status.is_terminal():
             if other is not None:
-                message = f"{submission} is at work with {other}: wait, `radet jobs cancel {submission}`, or "
+                message = f"{submission} is at work with {other}: wait, `{cluster.command('cancel', submission)}`, or "
                 raise ConfigError(message + "give --set name=ANOTHER")
-            _console.print(f"{submission} is at work already: following it")
+            _say(f"{submission} is at work already, nothing is sent")
             return submission
         number += 1
-        _console.print(f"{submission} has ended before: {state.lower()}. Starting it again")
+        _say(f"{submission} has ended before: {state.lower()}")
         submission = f"{base}-{number}"
     if not _send(cluster, wanted, found, submission):
         return _submit(cluster, wanted, found, base)
-    _console.print(f"Submitted {submission} to {cluster.address}: {wanted.entrypoint}", soft_wrap=True)
+    _say(f"Submitted {submission} to {cluster.address}: {wanted.entrypoint}")
     return submission
 
 
@@ -194,7 +206,7 @@ def _described(wanted: JobFile, found: Package | None, address: str, run: str) -
     if found is not None:
         folder = {"root": str(found.root), "files": len(found.names), "bytes": found.size}
     return {
-        "address": address,
+        "address": without_password(address),
         "submission_id": f"{wanted.name}-{run}",
         "entrypoint": wanted.entrypoint,
         "env_vars": wanted.environment,
@@ -212,7 +224,7 @@ def _end(job: "Details") -> None:
 
     code = exit_code(job)
     if code and job.message and job.driver_exit_code is None:
-        _console.print(f"{job.submission_id}: {job.message}", style="yellow", soft_wrap=True)
-    _console.print(f"{job.submission_id} {str(job.status).lower()}")
+        _say(f"{job.submission_id}: {job.message}", style="yellow")
+    _say(f"{job.submission_id} {str(job.status).lower()}")
     if code:
         raise typer.Exit(code)

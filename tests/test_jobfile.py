@@ -38,11 +38,16 @@ def test_the_job_files_that_ship_say_what_they_send(name: str) -> None:
     assert shlex.split(sent["entrypoint"])[:3] == ["radet", name.rsplit("-", maxsplit=1)[-1], "--address=auto"]
 
 
+@pytest.mark.parametrize(("name", "submission"), [("train", "train-clip-first"), ("serve", "serve-endpoint")])
+def test_what_lasts_longer_than_a_day_is_sent_once(name: str, submission: str) -> None:
+    """The next day's would be another job beside it, with the same output or port."""
+    job = jobfile.read(ROOT / "jobs" / f"{name}.yaml")
+    assert f"{job.name}-{job.run}" == submission
+
+
 @pytest.mark.parametrize("command", sorted(jobfile._SECTIONS))
 def test_a_sections_keys_are_the_commands_options(command: str) -> None:
     commands: Any = typer.main.get_command(app)
-    if command not in commands.commands:
-        pytest.skip(f"radet {command} is not there yet")
     known = {option.name for option in commands.commands[command].params}
     section = jobfile._SECTIONS[command]
     assert set(section.__dataclass_fields__) | {"address"} <= known
@@ -185,6 +190,15 @@ def test_a_package_holds_what_was_named_and_is_the_same_each_time(tmp_path: Path
             package(root, [part])
 
 
+def test_a_package_is_code_and_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.package._MAX_BYTES", 1_000_000)
+    (tmp_path / "weights").write_bytes(bytes(1_000_000))
+    assert package(tmp_path, ["."]).size == 1_000_000
+    (tmp_path / "a.py").write_text("1")
+    with pytest.raises(ConfigError, match="1 MB in 2 files, over 1 MB: name less in include"):
+        package(tmp_path, ["."])
+
+
 def test_a_packages_digest_is_one_of_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     digests = [package(tmp_path, ["."]).digest()]
@@ -238,23 +252,3 @@ def test_a_jobs_state_is_told_whole_in_a_narrow_terminal_and_in_a_pipe() -> None
     shown = io.StringIO()
     _show(Console(file=shown, width=80), [job])
     assert shown.getvalue() == f"{job.submission_id}  SUCCEEDED  2025-11-26 23:33:20  {command}\n"
-
-
-def test_a_head_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    done = radet("submit", str(write(tmp_path, SCORE)), "--address", "http://127.0.0.1:9")
-    assert done.returncode == 2
-    assert "no Ray dashboard at http://127.0.0.1:9" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "http://HEAD:8265" in radet("jobs", "status", "--address", "auto").stderr
-
-
-def test_a_log_that_is_streamed_again_is_shown_once() -> None:
-    from jobs.client import _Log
-
-    shown: list[str] = []
-    log = _Log(shown.append)
-    for stream in (["a", "bc"], [], ["abcd"], ["ab", "cdef", "g"]):
-        log.rewind()
-        for text in stream:
-            log.take(text)
-    assert "".join(shown) == "abcdefg"

@@ -118,7 +118,7 @@ def test_the_same_job_is_followed_cancelled_and_taken_up_again(nodes: Nodes, job
     assert "stopping" in radet("jobs", "cancel", f"{name}-1", "--address", nodes.dashboard).stderr
     _, errors = second.communicate(timeout=120)
     assert second.returncode == 1
-    assert f"{name}-1 is at work already: following it" in errors
+    assert f"{name}-1 is at work already, nothing is sent" in errors
     assert f"{name}-1 stopped" in errors
     staged = sum(1 for _ in open_folder(out).list("_staging/"))
     assert staged, "what was scored is kept"
@@ -186,7 +186,7 @@ def test_nights_through_one_job_file(
         pipelines.s3.put(f"{corpus}/third/{number}.jpg", b"<html>not found</html>")
     third = night(3)
     assert third.returncode == 3, third.stdout + third.stderr
-    assert "9 of 9 rows have no score (100.0%), more than --max-failed 5.0%" in third.stdout
+    assert "9 of 9 inputs have no score (100.0%), more than --max-failed 5.0%" in third.stdout
     again = night(4)
     assert again.returncode == 3, "a job that is sent again finds nothing new, and is no better for that"
     rows = read_scores(out, verify=True)
