@@ -15,8 +15,9 @@ from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipelines.cluster import connected
+from radet.errors import ConfigError
 
-from .conftest import as_a_user
+from .conftest import ROOT, as_a_user
 
 _LASTS_S = 16  # Ray's autoscaler reserves for the first time after ten
 
@@ -45,6 +46,21 @@ def test_a_run_of_ones_own_has_all_cpus_from_first_to_last(ray_session: None, mo
         )
         assert dataset.count() == blocks
     assert _Look.cpus - {0.0} == {2.0}, "none before Ray has told of any, then both"
+
+
+@pytest.mark.parametrize("name", ["pipelines", "radet"])
+def test_a_folder_whose_package_workers_would_take_for_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test's
+    with pytest.raises(ConfigError, match=f"package '{name}' of its own"), connected("127.0.0.1:1"):
+        pass
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match="no Ray cluster at"), connected("127.0.0.1:1"):
+        pass
 
 
 HANGING = """

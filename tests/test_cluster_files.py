@@ -187,6 +187,8 @@ def test_the_image_follows_the_pins() -> None:
     text = (CLUSTER / "Dockerfile").read_text()
     assert f'image.version="{version("radet")}"' in text
     assert text.count("--constraint constraints.txt") == 6
+    alone = "an index of torch has not all that torch depends on, at its pin"
+    assert re.search(r'--no-deps [^;&]*--index-url "\$TORCH_INDEX" torch torchvision', text), alone
     assert text.count("USER 1000:1000") == 2
     assert text.count("HEALTHCHECK") == 1
     copied = set(re.findall(r"^COPY (?!--from)(.+?) \S+$", text, re.MULTILINE))
@@ -234,11 +236,10 @@ def test_rays_metrics_exist() -> None:
 
 
 def test_our_metrics_exist() -> None:
-    observe = ROOT / "pipelines" / "observe.py"
-    if not observe.is_file():
-        pytest.skip("pipelines/observe.py is not there yet")
-    text = observe.read_text()
-    assert not {name for name in metrics("radet_") if not re.search(rf"\b{name}\b", text)}
+    text = (ROOT / "pipelines" / "observe.py").read_text()
+    used = metrics("radet_")
+    assert len(used) > 5
+    assert not {name for name in used if not re.search(rf"\b{name}\b", text)}
 
 
 def test_the_endpoint_is_asked_for_its_metrics_once() -> None:
@@ -254,6 +255,21 @@ def test_the_endpoint_is_asked_for_its_metrics_once() -> None:
                 endpoints = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
                 asked += [(kind, port) for port in endpoints & ports]
     assert sorted(asked) == [("head", "metrics"), ("head", "serve"), ("worker", "metrics")]
+
+
+def test_the_alert_of_a_failed_night_ends_before_the_next_ones() -> None:
+    """Its RayJob stays, and has failed for good."""
+    (expr,) = (rule["expr"] for rule in alerts() if rule["alert"] == "RadetNightlyFailed")
+    failed = r"kuberay_job_deployment_status\{[^}]*deployment_status=\"Failed\"\}"
+    assert re.fullmatch(rf"{failed} == 1 unless on\(name\) {failed} offset 20h == 1", expr)
+
+
+def test_an_endpoint_that_is_gone_is_an_alert_and_a_batch_that_takes_its_time_is_none() -> None:
+    found = {rule["alert"]: rule["expr"] for rule in alerts()}
+    (asked,) = (m["metadata"] for m in monitoring("PodMonitor") if m["metadata"]["name"] == "radet-serve")
+    job = f"{asked['namespace']}/{asked['name']}"  # as the Prometheus operator calls it
+    assert f'or min by (ray_io_cluster) (up{{job="{job}"}}) == 0' in found["RadetNothingScores"]
+    assert 'radet_request_seconds_bucket{route="/v1/score"}' in found["RadetSlow"]
 
 
 def test_the_drift_alert_is_of_changes() -> None:
