@@ -12,6 +12,7 @@ from pathlib import Path
 import skimage
 from PIL import Image
 
+_FOLDERS = ("photographs", "copies", "broken")
 _PHOTOGRAPHS = (
     "astronaut.png",
     "chelsea.png",
@@ -23,9 +24,11 @@ _PHOTOGRAPHS = (
 
 
 def write_sample(folder: Path) -> int:
-    """Write the corpus, replacing what is there; returns the number of files."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in ("photographs", "copies", "broken"):
+    """Write the corpus into a folder that is new, or holds an earlier one; returns the number of files."""
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= set(_FOLDERS):
+        sys.exit(f"{folder} holds other files: give a new folder")
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
     source = Path(skimage.__file__).parent / "data"
     for name in _PHOTOGRAPHS:
@@ -38,7 +41,7 @@ def write_sample(folder: Path) -> int:
         picture.resize((picture.width // 2, picture.height // 2)).save(folder / "photographs" / f"{stem}_half.jpg")
     shutil.copy(source / "rocket.jpg", folder / "copies" / "the same rocket.jpg")
     _write_broken(folder / "broken", (source / "rocket.jpg").read_bytes())
-    return sum(1 for path in folder.rglob("*") if path.is_file())
+    return sum(1 for path in folder.rglob("*") if not path.is_dir())
 
 
 def _write_broken(folder: Path, jpeg: bytes) -> None:
