@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import IOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from radet.errors import ConfigError, ModelError
 from radet.evidence import Evidence
 from radet.packed import FILE, packed_sha256, read_packed
 from radet.probes import LearnedProbe, build_probe
-from radet.rows import ImageLike, read_row
+from radet.rows import ImageLike, Row, read_row
 from radet.score import Score
 
 #: How many crops pass together on a GPU: as many as a run hands over (pipelines.plan). 64 are a tenth slower.
@@ -55,6 +56,7 @@ class Detector(nn.Module):
 
     A picture's score never depends on its neighbours. On a CPU pictures pass through the encoder one by one, which is
     bit-exact (BLAS blocks differ with the batch); on CUDA in batches. Thread-safe: threads take turns at every pass.
+    Other processes take it pickled; they must be spawned, since torch's threads do not survive a fork.
     """
 
     def __init__(
@@ -230,7 +232,7 @@ class Detector(nn.Module):
         many pictures are in memory, of a generator too, unless it comes with `ids`. Raises ConfigError if `ids` has
         another length than `images`, and for what is no picture.
         """
-        if isinstance(images, str | bytes) or not isinstance(images, Iterable):
+        if isinstance(images, str | bytes | IOBase) or not isinstance(images, Iterable):
             raise ConfigError(
                 f"score takes pictures, one as a list too: score([picture]), not a {type(images).__name__}"
             )
@@ -241,18 +243,24 @@ class Detector(nn.Module):
             if len(ids) != len(images):
                 raise ConfigError(f"{len(images)} images and {len(ids)} ids: give one id for each image")
         scores: list[Score] = []
-        model_id, numbered = self.model_id, enumerate(images)
+        numbered = enumerate(images)
         while part := list(islice(numbered, batch_size)):
             rows = [read_row(image, position, self.config.crop) for position, image in part]
-            crops = [row.crop for row in rows if row.crop is not None]
-            evidence = self.evidence(np.stack(crops)) if crops else None
-            now, seen = datetime.now(UTC), 0
-            for row in rows:
-                facts = {"id": row.facts["uri"] if ids is None else ids[len(scores)], **row.facts}
-                if row.crop is not None and evidence is not None:
-                    facts |= evidence.row(seen)
-                    seen += 1
-                scores.append(Score(**facts, model_id=model_id, scored_at=now))
+            scores += self.score_rows(rows, None if ids is None else ids[len(scores) :])
+        return scores
+
+    def score_rows(self, rows: Sequence[Row], ids: Sequence[str] | None = None) -> list[Score]:
+        """`score` of pictures that are read already, all at once; there may be more ids than rows."""
+        crops = [row.crop for row in rows if row.crop is not None]
+        evidence = self.evidence(np.stack(crops)) if crops else None
+        model_id, now, seen = self.model_id, datetime.now(UTC), 0
+        scores: list[Score] = []
+        for row in rows:
+            facts = {"id": row.facts["uri"] if ids is None else ids[len(scores)], **row.facts}
+            if row.crop is not None and evidence is not None:
+                facts |= evidence.row(seen)
+                seen += 1
+            scores.append(Score(**facts, model_id=model_id, scored_at=now))
         return scores
 
     @property

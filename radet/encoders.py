@@ -6,11 +6,10 @@ Each is imported when a checkpoint needs it, because each costs seconds and hund
 B batch, C=3 channels, H W pixels, D embedding width
 """
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,6 +25,7 @@ from radet.errors import ConfigError, ModelError
 from radet.lean_import import without_compiler
 from radet.onednn import fold_norms, replace_linears
 from radet.patch_conv import replace_patch_convs
+from radet.quiet import silent_root_logger, without_bars
 from radet.tensors import one_at_a_time, round_int8, steady_convolutions, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
@@ -252,7 +252,7 @@ def _load_open_clip(name: str, weights: str, rounding: Rounding, folder: Path) -
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
             tower: nn.Module = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual
             return _clip(tower)
-    with _silent_root_logger():  # "Model initialized randomly": true for the microsecond until the next line
+    with silent_root_logger():  # "Model initialized randomly": true for the microsecond until the next line
         tower = open_clip.create_model(name, load_weights=False).visual
     _load_strictly(tower, state, path or weights)
     return _clip(tower)
@@ -283,7 +283,8 @@ def _load_transformers(name: str, weights: str, _: Rounding, folder: Path) -> Bu
     if path is not None and not (path / "config.json").is_file():
         raise ModelError("weights_missing", f"{path} is no transformers model: it has no config.json")
     source = str(path) if path is not None else _hub_reference(weights, "transformers")
-    with _library_errors(weights):
+    # The bar of a download is worth seeing.
+    with _library_errors(weights), nullcontext() if path is None else without_bars():
         # use_safetensors: never a pickle. Missing tensors would be filled at random, so the report is checked.
         tower, report = AutoModel.from_pretrained(
             source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
@@ -385,16 +386,3 @@ def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-
-
-@contextmanager
-def _silent_root_logger() -> Iterator[None]:
-    def refuse(_: logging.LogRecord) -> bool:
-        return False
-
-    root = logging.getLogger()
-    root.addFilter(refuse)
-    try:
-        yield
-    finally:
-        root.removeFilter(refuse)

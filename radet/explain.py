@@ -98,8 +98,8 @@ def explain(detector: Detector, image: ImageLike, *, id: str | None = None) -> E
 
     Raises ImageError or FetchError for what Detector.score would give a row with another status than "ok".
     """
-    (score,) = detector.score([image], ids=None if id is None else [id])
     row = read_row(image, 0, detector.config.crop)
+    (score,) = detector.score_rows([row], None if id is None else [id])
     if row.crop is None:
         raise _error_of(score)
     return explain_crop(detector, row.crop, score)
@@ -123,7 +123,7 @@ def explain_crop(detector: Detector, crop: Pixels, score: Score) -> Explanation:
         p_percentile=p_below,
         contributions=contributions,
         bias=bias,
-        sentences=tuple(_sentences(detector.config, score, below, p_below, contributions)),
+        sentences=tuple(_sentences(detector.config, score, below, p_below, contributions, bias)),
     )
 
 
@@ -153,7 +153,12 @@ def _contributions(detector: Detector, score: Score) -> tuple[dict[str, float], 
 
 
 def _sentences(
-    config: DetectorConfig, score: Score, below: float | None, p_below: float | None, contributions: dict[str, float]
+    config: DetectorConfig,
+    score: Score,
+    below: float | None,
+    p_below: float | None,
+    contributions: dict[str, float],
+    bias: float,
 ) -> list[str]:
     said = []
     if score.p_generated is None or config.verdict is None:
@@ -179,7 +184,7 @@ def _sentences(
         said.append(f"Its drift of {score.drift_cosine:.3g} is larger than that of {below:.0%} of real pictures.")
     if len(contributions) > 1:
         parts = [f"{_BRANCHES[name]} ({value:+.2f})" for name, value in contributions.items()]
-        said.append(f"To the logit of {score.logit:+.2f} add: {'; '.join(parts)}.")
+        said.append(f"To the logit of {score.logit:+.2f} add: {'; '.join(parts)}; a constant ({bias:+.2f}).")
     if score.generator is not None and config.heads is not None and config.heads.attribution is not None:
         known = len(config.heads.attribution.families)
         said.append(

@@ -24,7 +24,7 @@ import platform
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -209,17 +209,27 @@ def _product(operator: Operator, x: Tensor, weight: Tensor, bias: Tensor | None)
     return operator(x, weight, bias)
 
 
+class _Made(NamedTuple):
+    """What was made of a weight, and of what. A copy of the weight in another process makes it anew."""
+
+    of: Hashable
+    value: Tensor
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:  # oneDNN's own layout has no bytes to be pickled
+        return type(None), ()
+
+
 def _kept(weight: Tensor, name: str, how: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
     """`make(weight)`, held at the weight until that changes or moves, or it is made otherwise."""
     if weight.is_inference():  # made in inference mode: it does not tell when it changes
         return make(weight)
     of = (weight.data_ptr(), weight._version, how)
-    kept: tuple[Hashable, Tensor] | None = getattr(weight, f"_radet_{name}", None)
-    if kept is None or kept[0] != of:
+    kept: _Made | None = getattr(weight, f"_radet_{name}", None)
+    if kept is None or kept.of != of:
         with torch.inference_mode(False):  # a gradient may pass it later on
-            kept = of, make(weight.detach())
+            kept = _Made(of, make(weight.detach()))
         setattr(weight, f"_radet_{name}", kept)
-    return kept[1]
+    return kept.value
 
 
 def _differentiates(x: Tensor) -> bool:

@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+from transformers.utils.logging import is_progress_bar_enabled
 
 from radet.encoders import describe, load_encoder
 from radet.errors import ConfigError, ModelError
@@ -206,6 +207,15 @@ def test_a_transformers_config_of_no_model_is_refused(tmp_path, change):
         describe("transformers", "dinov2", "dinov2", **HALF, size=32, folder=tmp_path)
     assert caught.value.code == "config_invalid"
     assert "\n" not in caught.value.message
+
+
+def test_a_tower_on_this_disk_is_loaded_without_a_bar(tmp_path, capfd):
+    identity, _ = dinov2(tmp_path)
+    assert is_progress_bar_enabled()
+    capfd.readouterr()
+    describe(*identity, **HALF, size=32, folder=tmp_path)
+    assert capfd.readouterr().err == ""
+    assert is_progress_bar_enabled()
 
 
 def test_a_size_that_a_tower_cannot_see_is_refused(tmp_path):

@@ -1,17 +1,21 @@
 """Explanations add up to the score that they explain."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import radet.rows
 from radet import Detector
 from radet.errors import FetchError, ImageError
 from radet.explain import _sentences, explain
+from radet.images import decode_picture
 from radet.peers import drift_detectors, linear_detector
 
 
@@ -40,6 +44,9 @@ def test_it_explains_the_score_that_scoring_gives(detector: Detector, path: Path
     text = " ".join(found.sentences)
     assert score.verdict in text
     assert f"{score.p_generated:.2f}" in text
+    (sentence,) = (sentence for sentence in found.sentences if sentence.startswith("To the logit of"))
+    total, *added = map(float, re.findall(r"[+-]\d+\.\d\d", sentence))
+    assert sum(added) == pytest.approx(total, abs=0.03)
 
 
 def test_the_rate_that_is_told_is_the_achieved_one(detector: Detector, path: Path) -> None:
@@ -47,10 +54,22 @@ def test_the_rate_that_is_told_is_the_achieved_one(detector: Detector, path: Pat
     score = replace(score, p_generated=0.999, verdict="generated")
     (told,) = (t for t in detector.config.thresholds if t.target_fpr == detector.config.verdict.target_fpr)
     assert told.achieved_fpr < told.target_fpr
-    text = " ".join(_sentences(detector.config, score, None, None, {}))
+    text = " ".join(_sentences(detector.config, score, None, None, {}, 0.0))
     assert f"which {told.achieved_fpr:.1%} of the real calibration pictures exceeded" in text
-    text = " ".join(_sentences(replace(detector.config, thresholds=()), score, None, None, {}))
+    text = " ".join(_sentences(replace(detector.config, thresholds=()), score, None, None, {}, 0.0))
     assert "which at most 5% of the real" in text
+
+
+def test_a_picture_is_decoded_once(detector: Detector, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+
+    def spy(data: bytes, *rest: Any) -> Any:
+        decoded.append(len(data))
+        return decode_picture(data, *rest)
+
+    monkeypatch.setattr(radet.rows, "decode_picture", spy)
+    explain(detector, path)
+    assert decoded == [path.stat().st_size]
 
 
 def test_heat_is_the_drift_of_each_patch(detector: Detector, path: Path) -> None:
