@@ -21,7 +21,7 @@ from pipelines.train import Trained, TrainJob, TrainWatcher
 from radet.detector import Detector
 from radet.finish import Provenance, finish
 
-_BROKEN_SHOWN = 20
+_BROKEN_SHOWN, _SHARED_NAMED = 20, 5
 
 
 class TrainScreen(TrainWatcher):
@@ -65,6 +65,15 @@ class TrainScreen(TrainWatcher):
     def opened(self, training: Labelled, validation: Labelled) -> None:
         self._say(f"Training on {training.summary()}")
         self._say(f"Validating on {validation.summary()}")
+        names = [
+            {s for s, made in zip(one.sources, one.generated, strict=True) if made} for one in (training, validation)
+        ]
+        if shared := sorted(names[0] & names[1] - {""}):
+            more = f" and {len(shared) - _SHARED_NAMED} more" if len(shared) > _SHARED_NAMED else ""
+            self._say(
+                f"Both have pictures of {', '.join(shared[:_SHARED_NAMED])}{more}: what is measured on --val, and its "
+                f"thresholds, will be too good for other generators"
+            )
 
     def began(self, epoch: int, workers: int) -> None:
         who = "1 worker" if workers == 1 else f"{workers} workers"

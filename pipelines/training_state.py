@@ -41,9 +41,19 @@ def beginning_of(recipe: Recipe, detector: Detector, training: Labelled, validat
 
 
 def require_free(out: str, *, resume: bool) -> None:
-    """Raises ConfigError where OUT holds a run that was begun, unless it is to be gone on with."""
-    if not resume and next(open_folder(out).list(f"{STATE}/"), None) is not None:
-        raise ConfigError(f"{out} holds a run that was begun: go on with it by --resume, or give another --out")
+    """Raises ConfigError where OUT holds a run that was begun, unless it is to be gone on with; and where no run was
+    begun, files that the checkpoint's would replace."""
+    folder = open_folder(out)
+    if next(folder.list(f"{STATE}/"), None) is not None:
+        if not resume:
+            raise ConfigError(f"{out} holds a run that was begun: go on with it by --resume, or give another --out")
+        return
+    for name in ("config.json", "README.md"):
+        try:
+            folder.read(name)
+        except OSError:
+            continue
+        raise ConfigError(f"{out} holds a {name} already, which the checkpoint's would replace: give another --out")
 
 
 def require_same(out: str, beginning: Beginning) -> None:

@@ -43,8 +43,11 @@ def control(run: Run, feed: Feed) -> dict[str, Control]:
     detector.restore(best.config, best.tensors, "the best epoch")
     read = np.flatnonzero(np.isfinite(best.logits))
     chosen = np.random.default_rng(0).permutation(read)[:_CONTROLLED]
-    crops = (crop for crop in feed.validation(chosen.tolist()) if crop is not None)
-    return run_controls(detector, crops, feed.validation_generated[chosen])
+    crops = list(feed.validation(chosen.tolist()))  # of which one may be gone by now
+    there = [crop is not None for crop in crops]
+    return run_controls(
+        detector, [crop for crop in crops if crop is not None], feed.validation_generated[chosen][there]
+    )
 
 
 def finish(run: Run, provenance: Provenance, folder: Path) -> Detector:

@@ -178,12 +178,16 @@ class Run:
         return self.recipe.train_compiled or self.recipe.precision != self.recipe.train_precision
 
     def _settle(self, watcher: Watcher) -> None:
-        """What was measured in the training's precision, measured in the checkpoint's."""
-        assert self.best is not None
+        """What was measured in the training's precision, measured in the checkpoint's. The detector that trains stays
+        as it is: a run may go on for more epochs."""
+        detector, best = self.detector, self.best
+        assert best is not None
         watcher.settling()
-        self.detector.restore(self.best.config, self.best.tensors, "the best epoch")
+        config, tensors = detector.config, {name: value.clone() for name, value in detector.own_tensors().items()}
+        detector.restore(best.config, best.tensors, "the best epoch")
         self._refit()
-        self.best = Best.of(self.detector, self.validate(), self.feed.validation_generated)
+        self.best = Best.of(detector, self.validate(), self.feed.validation_generated)
+        detector.restore(config, tensors, "the last epoch")
         self.progress.settled = True
         watcher.settled(self.progress)
 
@@ -286,7 +290,7 @@ class Run:
         )
         if score > self.progress.best_auroc:
             self.progress.best_auroc, self.progress.best_epoch = score, epoch
-            self.best = best
+            self.best, self.progress.settled = best, False
         self.progress.epoch = epoch + 1
         watcher.validated(self.progress, best.logits)
 

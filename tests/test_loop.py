@@ -1,5 +1,6 @@
 """A whole run: it learns, it resumes as if nothing had been, and what it leaves scores with stated error rates."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from radet import Detector
 from radet.clean_cache import CleanCache
@@ -138,6 +140,35 @@ def test_what_was_trained_in_bf16_is_measured_in_fp32(recipe: Recipe, trees: tup
     np.testing.assert_allclose(run.validate()[FUSED], run.best.logits, atol=1e-4)
 
 
+def test_a_run_that_goes_on_after_it_was_measured_again_is_measured_once_more(
+    recipe: Recipe, trees: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`--resume` with more epochs: what then is best was seen in the training's precision only."""
+    short = new_run(replace(recipe, epochs=1, train_precision="bf16"), trees)
+
+    class _Save(Watcher):
+        def validated(self, progress: Progress, logits: Floats) -> None:
+            short.save(tmp_path / "validated")
+
+        def settled(self, progress: Progress) -> None:
+            short.save(tmp_path / "settled")
+
+    short.go(_Save())
+    states = [load_file(tmp_path / name / "state.safetensors") for name in ("validated", "settled")]
+    assert states[0].keys() == states[1].keys()
+    for name in states[0]:
+        if not name.startswith(("best.", "logits")):
+            assert torch.equal(states[0][name], states[1][name]), name
+    longer = new_run(replace(short.recipe, epochs=8), trees)
+    longer.load(tmp_path / "settled")
+    longer.go(Watcher())
+    assert longer.progress.best_epoch > 0
+    assert longer.progress.settled
+    assert longer.best is not None
+    longer.detector.restore(longer.best.config, longer.best.tensors, "the best epoch")
+    np.testing.assert_allclose(longer.validate()[FUSED], longer.best.logits, atol=1e-4)
+
+
 def test_a_run_without_progress_ends_early(recipe: Recipe, trees: tuple[Path, Path]) -> None:
     progress = Progress(epoch=3, best_epoch=0, best_auroc=0.9)
     assert progress.ended(replace(recipe, patience=2))
@@ -216,3 +247,12 @@ def test_the_checkpoint_scores_with_stated_error_rates(trained: Run, trees: tupl
     assert "AUROC" in card
     assert "Is it the probe?" in card
     assert "Limits" in card
+
+
+def test_controls_do_without_a_picture_that_is_gone_by_then(
+    trained: Run, recipe: Recipe, trees: tuple[Path, Path], tmp_path: Path
+) -> None:
+    validation = Path(shutil.copytree(trees[1], tmp_path / "val"))
+    feed = feed_of(recipe, trees[0], validation)
+    next(validation.rglob("*.png")).unlink()
+    assert 0.5 < control(trained, feed)["learned"].fused <= 1

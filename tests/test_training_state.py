@@ -58,6 +58,21 @@ def test_a_run_that_was_begun_is_not_overwritten(out: str, tmp_path: Path) -> No
         require_free(out, resume=False)
 
 
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_no_run_has_left_is_not_overwritten(tmp_path: Path, name: str, resume: bool) -> None:
+    """Another checkpoint, say, or the folder that one stands in."""
+    require_free(str(tmp_path), resume=resume)
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"holds a {name} already, which the checkpoint's would replace: give"):
+        require_free(str(tmp_path), resume=resume)
+
+
+def test_a_run_that_ended_can_be_gone_on_with(out: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    require_free(out, resume=True)
+
+
 def test_the_same_goes_on_for_longer(out: str, recipe: Recipe, begin: Begin) -> None:
     require_same(out, begin())
     require_same(out, begin(replace(recipe, epochs=30, patience=9, micro_batch=4, description="better")))
