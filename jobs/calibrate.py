@@ -19,7 +19,8 @@ def calibrate(
         str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
     ] = "radet-lite",
     fpr: Annotated[
-        list[float] | None, typer.Option(help="A false-positive rate to give a threshold for; may be repeated.")
+        list[float] | None,
+        typer.Option(help="A false-positive rate to give a threshold for; may be repeated. Verdicts keep the largest."),
     ] = None,
     suite: Annotated[
         str, typer.Option(help="Keep the rates after these degradations too: as radet evaluate, such as resize,jpeg.")
@@ -29,6 +30,9 @@ def calibrate(
     ] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
+    ] = False,
 ) -> None:
     """Fit probability, thresholds and verdicts on your own pictures.
 
@@ -57,6 +61,7 @@ def calibrate(
         evaluation=evaluation,
         address=address,
         workers=workers,
+        allow_http=allow_http,
     )
     try:
         config = run(job, screen)
@@ -91,6 +96,9 @@ def show_calibration(console: Console, config: DetectorConfig, out: str) -> None
             soft_wrap=True,
         )
     assert config.calibration is not None
+    assert config.verdict is not None
+    real, generated = config.verdict.real_below, config.verdict.generated_above
+    console.print(f"Verdict: generated above {generated:.4f}, real below {real:.4f}, uncertain between", soft_wrap=True)
     before, after = config.calibration.ece_before, config.calibration.ece_after
     console.print(f"Expected calibration error {before:.3f} before, {after:.3f} after")
     console.print(f"Checkpoint: {out}", soft_wrap=True)

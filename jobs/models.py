@@ -86,7 +86,7 @@ def convert(
 
       radet models convert radet-clip-b16 --precision bf16 --out clip-bf16
     """
-    from pipelines.new_folder import new_checkpoint
+    from pipelines.new_folder import new_checkpoint, whole
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
 
@@ -96,13 +96,14 @@ def convert(
     target = new_checkpoint(out)
     detector = Detector.from_pretrained(folder, precision=precision)
     detector.config = replace(detector.config, name=target.resolve().name)
-    detector.save_pretrained(target)
-    if (golden := folder / "golden.json").is_file():  # fp32 values, which every precision is held against
-        shutil.copyfile(golden, target / golden.name)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {was.name}\n"
     converted = f"> {was.name} (`{model_id(folder)}`) in {precision}: figures below were measured in {was.precision}.\n"
-    (target / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
+    with whole(target) as made:
+        detector.save_pretrained(made)
+        if (golden := folder / "golden.json").is_file():  # fp32 values, which every precision is held against
+            shutil.copyfile(golden, made / golden.name)
+        (made / "README.md").write_text(f"{converted}\n{text}", encoding="utf-8")
     _console.print(f"{out}: {detector.model_id}, {precision}", soft_wrap=True)
 
 
@@ -115,16 +116,18 @@ def fit(
     weights: Annotated[str, typer.Option(help="hub:TAG, package:NAME or a file.")],
     probe: Annotated[FixedProbe, typer.Option(help="gaussian is RIGID, blur contrastive blur.")] = "gaussian",
     sigma: Annotated[float, typer.Option(help="Noise of the gaussian probe, pixels being in [0, 1].")] = 0.05,
-    draws: Annotated[int, typer.Option(min=1, help="Noise patterns whose drifts are averaged.")] = 1,
+    draws: Annotated[int, typer.Option(min=1, max=256, help="Noise patterns whose drifts are averaged.")] = 1,
     precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")] = "fp32",
     normalisation: Annotated[
         Literal["clip", "imagenet", "half"], typer.Option(help="Mean and deviation of pixels that the encoder expects.")
     ] = "clip",
-    limit: Annotated[int | None, typer.Option(min=2, help="Use so many photographs only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="Use so many photographs only.")] = None,
 ) -> None:
     """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference."""
     from pipelines.items import has_image_suffix
-    from pipelines.new_folder import new_checkpoint
+    from pipelines.new_folder import new_checkpoint, whole
+    from pipelines.weights import find_encoders
+    from radet.detector import Detector
     from radet.encoders import describe
     from radet.fit import fit_reference, read_crops
     from radet.selftest import write_golden
@@ -136,18 +139,20 @@ def fit(
     target = new_checkpoint(out)
     if not weights.startswith(("hub:", "package:")):
         weights = str(Path(weights).absolute())
+    find_encoders()
     found: EncoderConfig = describe(family, encoder, weights, mean=mean, std=std)
+    console = Console(stderr=True, highlight=False, markup=False)
     detector = fit_reference(
         found,
         ProbeConfig(kind=probe, sigma=sigma, draws=draws),
-        read_crops(track(paths, "fitting", console=Console(stderr=True, highlight=False, markup=False)), CropPolicy()),
+        read_crops(track(paths, "fitting", console=console, disable=not console.is_terminal), CropPolicy()),
         name=target.resolve().name,
         description=f"Training-free: {probe} probe on {encoder}",
         source=f"{len(paths)} photographs of {real.name}",
         crop=CropPolicy(),
         precision=precision,
     )
-    detector.save_pretrained(target)
-    if detector.config.precision == "fp32":
-        write_golden(detector, target)
+    with whole(target) as made:
+        detector.save_pretrained(made)
+        write_golden(Detector.from_pretrained(made, precision="fp32"), made)
     _console.print(f"{out}: {detector.model_id}, reference of {len(paths):,} photographs", soft_wrap=True)

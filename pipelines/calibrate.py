@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -16,11 +17,11 @@ from pipelines.evaluate import scores_of
 from pipelines.evaluation_inputs import input_id, manifest_of
 from pipelines.items import display
 from pipelines.labelled import list_labelled
-from pipelines.new_folder import new_checkpoint
+from pipelines.new_folder import new_checkpoint, whole
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
-from pipelines.weights import local_model
+from pipelines.weights import find_encoders, local_model
 from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability, require_enough
 from radet.config import DetectorConfig, resolve
 from radet.degradations import CLEAN, conditions
@@ -33,7 +34,7 @@ RATES = (0.01, 0.03, 0.05)
 class CalibrateJob:
     """Which checkpoint, on which labelled pictures, and the folder of the new one (pipelines.new_folder).
 
-    `rates`       false-positive rates
+    `rates`       false-positive rates; the verdict "generated" keeps the largest
     `suites`      as an evaluation's: conditions under which the rates are to be kept too
     `evaluation`  the OUT of an evaluation, whose scores are used where it has them and added to where not
     """
@@ -46,6 +47,7 @@ class CalibrateJob:
     evaluation: str | None = None
     address: str | None = None
     workers: int | None = None
+    allow_http: bool = False
 
 
 def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
@@ -72,14 +74,16 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
             ids="id",
             address=job.address,
             workers=job.workers,
+            allow_http=job.allow_http,
         )
         manifest = score(scored, watcher)
-        logit_CN = _logits(scored.out, manifest["model_id"], labelled.locations, chosen)
+        table = read_scores(scored.out, columns=["id", "error", "logit", "model_id"])
+        table = table.filter(pc.equal(table["model_id"], manifest["model_id"]))
+        logit_CN, failed = _logits(table, labelled.locations, chosen)
     read_CN = np.isfinite(logit_CN)
     real, made = (int((read_CN & of_it).sum(1).min()) for of_it in (~made_N, made_N))
-    require_enough(
-        display(job.data), real, made, " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
-    )
+    which = " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
+    require_enough(display(job.data), real, made, which + failed)
     logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
     calibration = fit_platt(logit_CN[0], label_N, display(f"{job.data}: {labelled.summary()}"))
     p_N, *others = probability(logit_CN, calibration)
@@ -88,18 +92,18 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
         config,
         calibration=calibration,
         thresholds=fit_thresholds(p_N, label_N, job.rates, degraded),
-        verdict=fit_verdict(p_N, label_N, degraded=degraded),
+        verdict=fit_verdict(p_N, label_N, fpr=max(job.rates), degraded=degraded),
     )
     _publish(folder, out, fitted)
     return fitted
 
 
-def _logits(out: str, model_id: str, locations: list[str], chosen: list[str]) -> NDArray[np.float64]:
-    """The logits of these pictures under each condition, [C, N]; nan where there is none."""
-    table = read_scores(out, columns=["id", "logit", "model_id"])
-    table = table.filter(pc.equal(table["model_id"], model_id))
-    known = dict(zip(table["id"].to_pylist(), table["logit"].to_pylist(), strict=True))
-    return np.array([[known.get(input_id(place, condition)) for place in locations] for condition in chosen], float)
+def _logits(table: pa.Table, locations: list[str], chosen: list[str]) -> tuple[NDArray[np.float64], str]:
+    """The logits of these pictures under each condition, [C, N], nan where there is none; and why, of the first."""
+    known = {row["id"]: row for row in table.to_pylist()}
+    rows = [[known.get(input_id(place, condition), {}) for place in locations] for condition in chosen]
+    failed = (f" (not {row['id']}: {row['error']})" for of_it in rows for row in of_it if row.get("error"))
+    return np.array([[row.get("logit") for row in of_it] for of_it in rows], float), next(failed, "")
 
 
 def _publish(folder: Path, out: Path, config: DetectorConfig) -> None:
@@ -107,17 +111,20 @@ def _publish(folder: Path, out: Path, config: DetectorConfig) -> None:
     from radet.detector import Detector  # noqa: PLC0415 - torch, which drivers do without until here
     from radet.selftest import write_golden  # noqa: PLC0415
 
+    find_encoders()
     detector = Detector.from_pretrained(folder)
     detector.config = config
-    detector.save_pretrained(out)
-    write_golden(Detector.from_pretrained(out, precision="fp32"), out)
-    (out / "README.md").write_text(_card(folder, config), encoding="utf-8")
+    with whole(out) as made:
+        detector.save_pretrained(made)
+        write_golden(Detector.from_pretrained(made, precision="fp32"), made)
+        (made / "README.md").write_text(_card(folder, config), encoding="utf-8")
 
 
 def _card(folder: Path, config: DetectorConfig) -> str:
     before = folder / "README.md"
     text = before.read_text(encoding="utf-8") if before.is_file() else f"# {config.name}\n"
     assert config.calibration is not None
+    assert config.verdict is not None
     rows: list[Any] = [
         f"| {100 * t.target_fpr:g}% | {t.value:.3f} | {t.achieved_fpr:.2%} "
         f"({t.interval[0]:.2%} to {t.interval[1]:.2%}) | {t.tpr:.2f} |"
@@ -147,6 +154,9 @@ def _card(folder: Path, config: DetectorConfig) -> str:
             "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
             "|---|---|---|---|",
             *rows,
+            "",
+            f"Verdict: `generated` above {config.verdict.generated_above:.3f}, `real` below "
+            f"{config.verdict.real_below:.3f}, `uncertain` between.",
             *under,
             "",
         ]

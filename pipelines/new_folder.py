@@ -1,5 +1,8 @@
 """Folders on this disk that commands make: nobody's files are lost in them."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.storage import TEMPORARY, require_writable, writing
@@ -29,3 +32,13 @@ def new_checkpoint(out: str) -> Path:
         raise ConfigError(f"--out {out} holds files already, {there[0]} for one: name another folder, or remove it")
     require_writable(str(folder))
     return folder
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A place to make what `folder` is to hold: it is there at the end, config.json last, and where the work failed or
+    was stopped `folder` is as it was. Raises ConfigError for what the file system refuses."""
+    with writing(str(folder)), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as name:
+        yield Path(name)
+        for path in sorted(Path(name).iterdir(), key=lambda path: path.name == "config.json"):
+            path.rename(folder / path.name)

@@ -26,6 +26,14 @@ def test_rates_are_told_as_they_were_asked_for() -> None:
     assert "too few" not in text
 
 
+def test_the_verdict_is_told() -> None:
+    verdict = DetectorConfig.read(resolve("radet-lite")).verdict
+    assert verdict is not None
+    assert f"Verdict: generated above {verdict.generated_above:.4f}, real below {verdict.real_below:.4f}" in told(
+        200, 0.05
+    )
+
+
 def test_a_rate_that_so_few_pictures_cannot_measure_is_said_to_be_one() -> None:
     assert "30 real pictures are too few to measure 0.01%, 3%: such a threshold lies above all" in told(
         30, 0.0001, 0.03, 0.05

@@ -323,7 +323,11 @@ def test_rates_are_kept_under_the_conditions_of_an_evaluation(
         assert (p["clean"] > threshold.value).mean() == pytest.approx(threshold.achieved_fpr)
         assert (p["jpeg:50"] > threshold.value).mean() == pytest.approx(degraded.fpr)
         assert max(threshold.achieved_fpr, degraded.fpr) <= threshold.target_fpr
-    assert "| jpeg:50 | " in (tmp_path / "held" / "README.md").read_text()
+    assert config.verdict is not None
+    assert (config.verdict.target_fpr, config.verdict.generated_above) == (0.3, config.thresholds[1].value)
+    card = (tmp_path / "held" / "README.md").read_text()
+    assert "| jpeg:50 | " in card
+    assert f"Verdict: `generated` above {config.verdict.generated_above:.3f}" in card.split("## Calibrated anew")[-1]
     assert DetectorConfig.read(tmp_path / "held") == config
 
 
@@ -333,6 +337,15 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_any_is_scored(
     data = write_tree(tmp_path / "few", photographs, {"gen": ("0_real", "1_fake")}, 19)
     job = CalibrateJob(data=str(data), model="radet-lite", out=str(tmp_path / "x"), address="127.0.0.1:1")  # no Ray
     with pytest.raises(ConfigError, match="has 19 real and 19 generated pictures: give 20 of each at least"):
+        calibrate(job, Watcher())
+
+
+def test_why_too_few_can_be_scored_is_told(photographs: list[Image.Image], tmp_path: Path) -> None:
+    data = write_tree(tmp_path / "ours", photographs, {"gen": ("0_real", "1_fake")}, 20)
+    (broken := data / "gen" / "0_real" / "3.png").write_bytes(b"no picture")
+    job = CalibrateJob(data=str(data), model="radet-lite", out=str(tmp_path / "x"))
+    told = f"can be scored .not clean!{broken}: no known image signature.: give 20 of each"
+    with pytest.raises(ConfigError, match=told):
         calibrate(job, Watcher())
 
 
