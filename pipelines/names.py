@@ -1,9 +1,4 @@
-"""Names of generators and detectors, as pages and plots show them."""
-
-
-def named(source: str) -> str:
-    """A generator's; the pictures of a tree with 0_real and 1_fake at its root have none."""
-    return source or "(unnamed)"
+"""Names of generators and detectors, as plots show them."""
 
 
 def in_plot(name: str, most: int | None = None) -> str:

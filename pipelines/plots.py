@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.evaluate import Contender, Evaluation
-from pipelines.names import in_plot, named
+from pipelines.names import in_plot
 from radet.degradations import CLEAN, NEUTRAL, SUITES
+from radet.labels import named
 from radet.ranking import Ranking
 
 Floats = NDArray[np.float64]

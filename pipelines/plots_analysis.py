@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.names import in_plot, named
+from pipelines.names import in_plot
 from radet.analysis import EMBEDDING, Analysis
+from radet.labels import named
 from radet.separation import ALL
 from radet.shift_bound import RANGE
 

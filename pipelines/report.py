@@ -13,10 +13,10 @@ from PIL import Image
 from pipelines import plots
 from pipelines.evaluate import Contender, Evaluation
 from pipelines.fetch import Fetcher
-from pipelines.names import named
 from radet.degradations import CLEAN
 from radet.errors import FetchError, ImageError
 from radet.images import decode_pixels
+from radet.labels import named
 
 _THUMBNAIL = 160  # pixels
 _WORST = 12  # pictures in a gallery

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from radet.config import DetectorConfig
 from radet.controls import Control
+from radet.labels import named
 from radet.loop import Run
 from radet.ranking import Ranking
 
@@ -157,7 +158,7 @@ def _attribution(config: DetectorConfig) -> list[str]:
     return [
         "## Which generator?",
         "",
-        f"It names one of {len(found.families)} families: {', '.join(name or '(unnamed)' for name in found.families)}. "
+        f"It names one of {len(found.families)} families: {', '.join(map(named, found.families))}. "
         f"Of {found.held_out} generated training pictures that were kept apart from this part of the training, "
         f"{found.accuracy:.0%} got their own family ({1 / len(found.families):.0%} by guessing) and "
         f'{1 - found.kept:.0%} would be "unknown". Pictures of other generators are often given to a family that '
@@ -172,5 +173,5 @@ def _by_generator(logits: NDArray[np.float64], label: NDArray[np.bool_], sources
         chosen = ~label | (sources == source)
         of_it = int((label & (sources == source)).sum())
         found = Ranking(logits[chosen], label[chosen]).figures()
-        rows.append(f"| {source or '(unnamed)'} | {of_it} | {found['auroc'][0]:.3f} | {found['tpr_at_5'][0]:.2f} |")
+        rows.append(f"| {named(source)} | {of_it} | {found['auroc'][0]:.3f} | {found['tpr_at_5'][0]:.2f} |")
     return rows

@@ -115,7 +115,3 @@ class ConfigError(RadetError):
 
 def _rebuild_fetch_error(code: str, message: str, transient: bool) -> FetchError:
     return FetchError(code, message, transient=transient)
-
-
-#: Every status that a row can carry besides "ok".
-ROW_STATUSES = ImageError.codes | FetchError.codes

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from radet.analysis import EMBEDDING, Analysis, LayerRow, SweepRow
+from radet.labels import named
 from radet.separation import ALL, LEAST, Separation
 from radet.shift_bound import RANGE
 
@@ -91,7 +92,7 @@ def _generators(analysis: Analysis) -> Iterator[str]:
         f"{len(by_sign['real'])} less, and for {len(by_sign['undecided'])} these pictures are too few to tell."
     )
     if by_sign["real"]:
-        names = ", ".join(f"{f.source or '(unnamed)'} ({_auroc(f)})" for f in by_sign["real"])
+        names = ", ".join(f"{named(f.source)} ({_auroc(f)})" for f in by_sign["real"])
         yield f"The sign is inverted for {names}: a large drift speaks against generation there."
 
 

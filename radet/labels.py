@@ -17,6 +17,11 @@ class Label(NamedTuple):
     source: str
 
 
+def named(source: str) -> str:
+    """A generator, as it is shown; the pictures of a tree with 0_real and 1_fake at its root have none."""
+    return source or "(unnamed)"
+
+
 def label_of(path: str) -> Label | None:
     """The label of a path relative to the tree's root; None where no folder on it is a label.
 

@@ -29,7 +29,6 @@ class Ranking:
         self._ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(score) else np.empty(0, int)
         self._label = label
         self._generated = label[self._order]
-        self.thresholds_G: Floats = ordered[self._ends]
 
     def curve(self, weight_KN: Floats | None = None) -> tuple[Floats, Floats]:
         """Generated and real pictures at or above each distinct score, [K, 1 + G] each, from 0: counts by weight."""
