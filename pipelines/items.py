@@ -133,8 +133,13 @@ def version_digest(version: str | None) -> bytes | None:
 
 
 def suffix_of(name: str) -> str:
-    """In lower case, without what downloaders leave behind it: .jpg of `a.JPG`, `a.jpg?w=64` and `a.jpg:large`."""
-    suffix = PurePosixPath(name.rpartition("/")[2].partition("?")[0]).suffix.lower()
+    """In lower case, without what downloaders leave behind it: .jpg of `a.JPG`, `a.jpg?w=64` and `a.jpg:large`. What
+    macOS lays beside pictures is none: ._ of `._a.jpg`, and .ds_store."""
+    base = name.rpartition("/")[2].partition("?")[0].lower()
+    for kind in ("._", ".ds_store"):
+        if base.startswith(kind):
+            return kind
+    suffix = PurePosixPath(base).suffix
     plain = _PLAIN_SUFFIX.match(suffix)
     return suffix if plain is None else plain[0]
 

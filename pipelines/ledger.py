@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.index import Index, Known
+from pipelines.lease import NAME as LOCK
 from pipelines.schema import JOIN
 from pipelines.storage import TEMPORARY, LocalFolder, S3Folder
 
@@ -43,6 +44,7 @@ _OURS = re.compile(
     rf"{PARTS}{_RUN}-\d{{5,}}\.parquet|{RUNS}{_RUN}\.(json|index\.parquet)"
     rf"|{STAGING}[^/]+/{_RUN}-[0-9a-f]{{32}}\.parquet|.*/{re.escape(TEMPORARY)}[0-9a-f]{{32}}"
 )
+_IN_FOLDER = re.compile(rf".+/(?:{_OURS.pattern}|{re.escape(LOCK)})")
 
 _READ_AHEAD = 8  # blocks
 _PIECE_ROWS = 20_000
@@ -70,6 +72,11 @@ def new_run_id(after: str = "") -> str:
 def run_of(name: str) -> str:
     """The run that a part or a staged block names."""
     return name.rpartition("/")[2].rpartition("-")[0]
+
+
+def is_of_output(name: str) -> bool:
+    """Whether a file of this name below a folder is that of an output, `scores/parts/...`, in a folder there."""
+    return _IN_FOLDER.fullmatch(name) is not None
 
 
 class Ledger:

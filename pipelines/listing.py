@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pipelines import s3
 from pipelines.fetch import file_version, object_version
 from pipelines.items import Entry, display, has_image_suffix
+from pipelines.ledger import is_of_output
 from radet.errors import ConfigError, FetchError
 
 
 def walk(root: str, *, but: str | None = None) -> Iterator[Entry]:
-    """Every file below `root` (recursive), or `root` itself if it is one file; nothing below `but`, a folder in it.
+    """Every file below `root` (recursive), or `root` itself if it is one file; nothing below `but`, a folder in it, nor
+    what earlier runs have written to other folders in it.
 
     A folder that cannot be listed, whose location ends in a slash, and one that is named like an image are entries too:
     reading them says why they are no pictures, and nothing is passed over in silence. Links to folders stay unread.
@@ -57,7 +59,7 @@ def _walk_folder(root: str, but: str | None) -> Iterator[Entry]:
                         folders.append(item.path)
                         if has_image_suffix(item.name):
                             yield _entry(item.path)
-                    else:
+                    elif not is_of_output(item.path.removeprefix(root)):
                         yield _file(item.path)
         except OSError:
             yield _entry(f"{folder}/")
@@ -98,6 +100,7 @@ def _walk_prefix(url: str, but: str | None) -> Iterator[Entry]:
         for item in page
         if not item.key.endswith("/")  # a folder marker, not an object of its own
         and not (left_out is not None and f"{bucket}/{item.key}".startswith(left_out))
+        and not is_of_output(item.key.removeprefix(key))
     )
 
 

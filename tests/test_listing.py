@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 import pipelines.s3
 from pipelines.items import is_image_name, resolve
+from pipelines.ledger import new_run_id
 from pipelines.listing import walk
 from radet.errors import ConfigError
 
@@ -73,13 +74,25 @@ def test_the_output_of_a_run_is_no_part_of_what_it_reads(tmp_path: Path) -> None
     kept = {str(tmp_path / name) for name in ("a.jpg", "out2/b.jpg", "deep/out/c.jpg", "link")}
     for out in ("out", "out/", "link", "deep/../out"):
         assert {entry.uri for entry in walk(str(tmp_path), but=f"{tmp_path}/{out}")} == kept
-    assert len(list(walk(str(tmp_path), but=str(tmp_path / "none")))) == 6
+    assert len(list(walk(str(tmp_path), but=str(tmp_path / "none")))) == 5
+
+
+def test_outputs_of_other_runs_in_it_neither_unless_they_are_asked_for(tmp_path: Path) -> None:
+    run = new_run_id()
+    written = [f"parts/{run}-00000.parquet", f"_runs/{run}.json", f"_runs/{run}.index.parquet", "_lock"]
+    for name in ("photos/a.jpg", "photos/parts/mine.parquet", *(f"photos/lite/{name}" for name in written)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = {entry.uri for entry in walk(str(tmp_path / "photos"))}
+    assert found == {str(tmp_path / "photos" / name) for name in ("a.jpg", "parts/mine.parquet")}
+    assert len(list(walk(str(tmp_path / "photos" / "lite")))) == len(written)
+    assert len(list(walk(str(tmp_path / "photos" / "lite" / "parts")))) == 1
 
 
 @pytest.mark.s3
 def test_the_output_of_a_run_below_the_same_prefix_neither(s3: S3Server) -> None:
     url = s3.url(f"listing-{os.getpid()}")
-    for name in ("a.jpg", "out/parts/x.parquet", "out2/b.jpg"):
+    for name in ("a.jpg", "out/parts/x.parquet", "out2/b.jpg", f"out3/_runs/{new_run_id()}.json"):
         pipelines.s3.put(f"{url}/{name}", b"x")
     for out in ("out", "out/"):
         assert {entry.uri for entry in walk(url, but=f"{url}/{out}")} == {f"{url}/a.jpg", f"{url}/out2/b.jpg"}
@@ -99,6 +112,8 @@ def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:
         ("c.txt", False),
         ("d.tar", False),
         (".hidden", True),
+        ("._a.jpg", False),  # as macOS writes it beside a.jpg on disks of others, and into tars
+        (".DS_Store", False),
         ("e.jpg?w=64&v=1.2", True),  # as wget names it
         ("f.JPG:large", True),
         ("g.png_large", True),
