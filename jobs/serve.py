@@ -1,5 +1,6 @@
 """`radet serve`: the detector behind an HTTP endpoint, with a page."""
 
+import logging
 import os
 import signal
 import threading
@@ -95,6 +96,7 @@ def serve(
                 require_room(args, ray.cluster_resources())
             else:
                 require_place(host, port)
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)  # this command says itself what it does
             for number in _ENDS:
                 signal.signal(number, interrupt)
             console.print(f"Starting {model} ...")

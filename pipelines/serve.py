@@ -8,7 +8,6 @@ a bounded number of pictures.
 """
 
 import io
-import logging
 from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -229,7 +228,6 @@ def require_place(host: str, port: int) -> None:
 def start(args: ServeArgs, *, host: str, port: int) -> None:
     """Start the service on the connected cluster; returns when it is deployed. Raises RuntimeError where it cannot be:
     `problems` then knows more."""
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process, which says itself what it does
     serve.start(
         proxy_location="HeadOnly" if host.startswith("127.") else "EveryNode",
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=120.0),

@@ -1,5 +1,6 @@
 """The command line, as a user meets it: exit codes, one-line errors, help."""
 
+import logging
 import os
 import signal
 import socket
@@ -174,6 +175,7 @@ def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest
     """Whoever catches too much while Ray and Serve come up, the service must not stay."""
 
     def start(*_: object, **__: object) -> None:
+        assert not logging.getLogger("ray.serve").isEnabledFor(logging.INFO)  # shutdown says there that nothing ran
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
