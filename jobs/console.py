@@ -1,5 +1,6 @@
 """What a run shows on a terminal: a progress line while it runs, a table when it ends."""
 
+import shlex
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.coordinator import Progress
+from pipelines.items import IMAGE_SUFFIXES
 from pipelines.score import Tally, Watcher
 
 if TYPE_CHECKING:
@@ -105,8 +107,13 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
     for count, note in notes:
         if count > 0:
             console.print(f"{count:,} {note}")
+    if beside := sum(count for suffix, count in inputs["ignored"].items() if suffix in IMAGE_SUFFIXES):
+        mend = "to have them scored, give them a folder of their own"
+        console.print(f"{beside:,} of these are pictures beside {manifest['source']}: {mend}", soft_wrap=True)
     if work["rows"]:
-        console.print(_stages(manifest))
+        stages, rate = _stages(manifest)
+        console.print(stages)
+        console.print(rate, soft_wrap=True)
     console.print(f"Output: {out} (run {manifest['run']})", soft_wrap=True)
 
 
@@ -114,7 +121,7 @@ def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
     """One line on how this run's scores lie against those of the run before; none where there is none."""
     if nights is None:
         return
-    shifts, rows, runs = nights.comparison.shifts, nights.comparison.rows, f"{out.rstrip('/')}/_runs"
+    shifts, rows = nights.comparison.shifts, nights.comparison.rows
     told = next((shift for shift in shifts if shift.notable), shifts[0])
     judged = "a notable shift: look at the pictures, or at what delivers them" if told.notable else "steady"
     console.print(
@@ -122,13 +129,14 @@ def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
         soft_wrap=True,
     )
     if told.notable:
-        console.print(f"  radet drift {runs}/{nights.earlier}.json {runs}/{nights.later}.json", soft_wrap=True)
+        runs = [f"{out.rstrip('/')}/_runs/{run}.json" for run in (nights.earlier, nights.later)]
+        console.print(f"  {shlex.join(['radet', 'drift', *runs])}", soft_wrap=True)
 
 
-def _stages(manifest: dict[str, Any]) -> Table:
-    """Per stage: what one worker does a second, how many work at once, and how busy they were."""
+def _stages(manifest: dict[str, Any]) -> tuple[Table, str]:
+    """Per stage: what one worker does a second, how many work at once, and how busy they were; the run's own rate."""
     work, plan, seconds = manifest["work"], manifest["plan"], manifest["seconds"]
-    table = Table(caption_justify="left")
+    table = Table()
     for column in ("stage", "images/s per worker", "workers", "busy"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     stages = [
@@ -138,15 +146,14 @@ def _stages(manifest: dict[str, Any]) -> Table:
     ]
     busy = {name: spent / (workers * seconds) for name, _, spent, workers in stages}
     slowest = max(busy, key=lambda name: busy[name])
-    caption = f"{work['rows'] / seconds:,.1f} images/s over {_duration(seconds)}"
+    whole = f"{work['rows'] / seconds:,.1f} images/s over {_duration(seconds)}"
     if busy[slowest] < _BUSY:
-        slowest, caption = "", f"{caption}, most of it spent on starting up or waiting"
-    table.caption = caption
+        slowest, whole = "", f"{whole}, most of it spent on starting up or waiting"
     for name, count, spent, workers in stages:
         rate = f"{count / spent:,.1f}" if count and spent else "-"
         mark = "  <- bottleneck" if name == slowest else ""
         table.add_row(name, rate, str(workers), f"{busy[name]:.0%}{mark}")
-    return table
+    return table, whole
 
 
 def _duration(seconds: float) -> str:

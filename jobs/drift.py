@@ -6,6 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 80  # columns that the table needs: in a narrower terminal its lines run on, and say what they say
+
 
 def drift(
     earlier: Annotated[str, typer.Argument(metavar="A", help="The reference: an output, or OUT/_runs/RUN.json.")],
@@ -28,12 +30,16 @@ def drift(
 
     found = compare(earlier, later)
     console = Console(highlight=False, markup=False)
-    console.print(f"model {found.model_id}: {found.rows[0]:,} rows, then {found.rows[1]:,}")
-    table = Table("value", *(f"{word}" for word in ("pictures", "median", "PSI", "KS", "by chance", "")))
+    console.width = max(console.width, _WIDTH)
+    before, after = found.shifts[0].earlier, found.shifts[0].later
+    told = f"{found.rows[0]:,} rows with {before:,} scores, then {found.rows[1]:,} with {after:,}"
+    console.print(f"model {found.model_id}: {told}", soft_wrap=True)
+    table = Table()
+    for word in ("value", "median", "PSI", "KS", "by chance", ""):
+        table.add_column(word, no_wrap=word != "median")
     for shift in found.shifts:
         table.add_row(
             shift.value,
-            f"{shift.earlier:,} -> {shift.later:,}",
             f"{shift.median_earlier:.3g} -> {shift.median_later:.3g}",
             f"{shift.psi:.3f}",
             f"{shift.ks:.3f}",

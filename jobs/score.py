@@ -1,5 +1,6 @@
 """`radet score`."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -27,7 +28,9 @@ def score(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Score at most so many new inputs; web pages that have a score are then not read again."
+            min=1,
+            help="Score at most so many new inputs, half of them at most ones that an earlier run failed at; web pages "
+            "that have a score are then not read again.",
         ),
     ] = None,
     ids: Annotated[str | None, typer.Option(help="The column (or JSON field) with your own id for each image.")] = None,
@@ -111,6 +114,6 @@ def score(
     if found.failed > max_failed * found.inputs:
         raise Stop(
             f"{found.failed:,} of {found.inputs:,} inputs have no score ({found.failed / found.inputs:.1%}), more than "
-            f"--max-failed {max_failed:.1%}; they are committed, and `radet report {out}` lists them",
+            f"--max-failed {max_failed:.1%}; they are committed, and `radet report {shlex.quote(out)}` lists them",
             3,
         )

@@ -121,11 +121,15 @@ def _start_here(quiet: dict[str, Any]) -> None:
                 )
             return
         except Exception as error:
-            if "timed out during startup" not in str(error):  # Ray's own class for this is Exception
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError):  # sockets have short names only
+                place = "RAY_TMPDIR, else TMPDIR, or /tmp: a short path that can be written to"
+                raise ConfigError(f"Ray cannot start here: {error}; its files lie in {place}") from error
+            if "timed out" not in str(error).lower():  # Ray's own classes for this are Exception and RuntimeError
                 raise
             ray.shutdown()
             if last:
-                raise ConfigError("Ray did not start in twice half a minute: this machine is too busy") from error
+                why = "this machine is too busy, or the folder of its files is full (RAY_TMPDIR, else TMPDIR, or /tmp)"
+                raise ConfigError(f"Ray did not start in twice half a minute: {why}") from error
 
 
 @contextmanager
@@ -181,7 +185,8 @@ def connected(address: str | None) -> Iterator[None]:
             _require_head(address)
             # Ray asks a head that does not answer twenty times, for 40 s each.
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
-            ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+            with _without_stderr():
+                ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
         else:
             # Ray listens on every network interface, whatever address it is given, and wants a token, unless it is told
             # otherwise: else whoever reaches this machine could run code on it. This one is gone with the run; Ray's

@@ -116,10 +116,13 @@ class Commit:
         """The scored rows, one per content, that JOIN rows wait for: from staged blocks, else from earlier parts."""
         for table in self._kept(keep, ["sha256", "_kind"]):
             contents.want(table.filter(pc.equal(table["_kind"], JOIN))["sha256"].to_pylist())
+        # Rows that give way to others included: what was scored of a content stays true of it. Of one for which there
+        # was no room, what may have been scored since comes first.
+        for no_room in (False, True):
+            for _, table in self._ledger.blocks(None, self._blocks) if contents.missing else ():
+                scored = pc.equal(table["_kind"], SCORED)
+                contents.offer(table.filter(pc.and_(scored, pc.equal(table["_retry"], no_room))))
         if contents.missing:
-            # Rows that give way to others included: what was scored of a content stays true of it.
-            for _, table in self._ledger.blocks(None, self._blocks):
-                contents.offer(table.filter(pc.equal(table["_kind"], SCORED)))
             committed = [m for m in self._ledger.manifests() if m["model_id"] == self._ledger.model_id]
             for part in (part for manifest in reversed(committed) for part in manifest["parts"]):
                 if not contents.missing:
@@ -137,9 +140,9 @@ class Commit:
             parts = _Parts(self._ledger, f"{PARTS}{self._run}-{{:05d}}.parquet", SCORE, Path(scratch), PART_ROWS)
             index = _Parts(self._ledger, f"{RUNS}{self._run}.index.parquet", INDEX, Path(scratch), None)
             for table in self._kept(keep):
+                table = _fill_in(table, contents)  # noqa: PLW2901
                 index.add(_index_rows(table))
-                rows = table.filter(pc.not_equal(table["_kind"], SAME))
-                rows = _fill_in(rows, contents)
+                rows = table.filter(pc.not_equal(table["_kind"], SAME)).select(SCORE.names).cast(SCORE)
                 self._statuses.update(rows["status"].to_pylist())
                 self._verdicts.update(v for v in rows["verdict"].to_pylist() if v is not None)
                 parts.add(rows)
@@ -158,16 +161,21 @@ def _index_rows(table: pa.Table) -> pa.Table:
 
 
 def _fill_in(rows: pa.Table, contents: Contents) -> pa.Table:
-    """Score columns of a block, with those of JOIN rows taken from the row of their content."""
-    own = rows.filter(pc.not_equal(rows["_kind"], JOIN)).select(SCORE.names).cast(SCORE)
+    """A block, with the score columns of JOIN rows taken from the row of their content."""
     joins = rows.filter(pc.equal(rows["_kind"], JOIN))
     if not len(joins):
-        return own
+        return rows
     joined = contents.take(joins["sha256"].to_pylist())
-    for name in _OWN:
-        position = SCORE.get_field_index(name)
-        joined = joined.set_column(position, SCORE.field(position), joins[name])
-    return pa.concat_tables([own, joined])
+    # Of bytes that were there, this is want of room to decode them, which is over by the next run.
+    joins = _with(joins, "_retry", pc.equal(joined["status"], "unreachable"))
+    for name in SCORE.names:
+        if name not in _OWN:
+            joins = _with(joins, name, joined[name])
+    return pa.concat_tables([rows.filter(pc.not_equal(rows["_kind"], JOIN)), joins])
+
+
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
 
 
 class _Parts:

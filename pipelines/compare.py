@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.ledger import RUNS, Ledger
+from pipelines.s3 import greet
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet.errors import ConfigError
@@ -85,6 +86,7 @@ def compare(earlier: str, later: str) -> Comparison:
 
     Raises ConfigError: no committed run there, or scores of different models, which say nothing of the pictures.
     """
+    greet(earlier, later)
     tables = [_read(earlier), _read(later)]
     models = [set(table["model_id"].unique().to_pylist()) for table in tables]
     both = models[0] & models[1]

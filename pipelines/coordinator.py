@@ -124,7 +124,7 @@ class Coordinator:
 
     def finish_container(self, name: str, version: str, inputs: int) -> None:
         """A container was read to its end: as long as its version stays, later runs need not open it."""
-        if not self._index.limit_reached:
+        if not self._index.put_off:
             self._index.finish_container(digest("container", name), digest(version), inputs)
 
     def progress(self) -> Progress:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.degraded import degraded
-from pipelines.items import URI_COLUMNS, display, resolve
+from pipelines.items import URI_COLUMNS, display, resolve, usual_name
 from pipelines.labelled import Labelled
 from pipelines.manifests import first_line, lines
 from radet.degradations import CLEAN
@@ -57,7 +57,7 @@ def pair_groups(labelled: Labelled, manifest: str | None) -> NDArray[np.str_]:
 
 
 def _column(manifest: str, columns: list[str], usual: tuple[str, ...]) -> str:
-    found = next((name for name in usual if name in columns), None)
+    found = usual_name(columns, usual)
     if found is None:
         raise ConfigError(f"{manifest} has no column named {' or '.join(usual)}; it has {', '.join(columns)}")
     return found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pipelines import degraded, s3
 from pipelines.cells import Cell
 from pipelines.http import HttpPolicy, HttpReader
+from pipelines.items import display
 from pipelines.outage import outage
 from radet.errors import ConfigError, FetchError
 from radet.files import read_file
@@ -113,4 +114,6 @@ class _errors:  # noqa: N801 - reads as the statement it stands for; a generator
         if isinstance(error, ValueError):  # a NUL, or half of a surrogate pair
             raise FetchError("not_found", "no file can have such a name") from error
         if isinstance(error, OSError) and (lost := outage(error)) is not None:
+            if lost.code == "not_found" and display(name := str(error.filename)) != name:  # as older Excels write lists
+                raise FetchError("not_found", f"{lost}; its name is no UTF-8: save the list as UTF-8") from error
             raise lost from error

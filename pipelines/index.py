@@ -62,6 +62,7 @@ class Index:
         self._database.executescript(_TABLES)
         self._lock = threading.RLock()
         self._limit = limit
+        self.put_off = False  # whether the limit has left inputs to a later run
         self._new = self._unchanged = self._resumed = self._repeated = self._again = 0
         self._staged = 0  # distinct inputs that interrupted runs left behind
         self._restaged = 0  # of these, the ones that this run does again: they changed since, or may be had by now
@@ -136,12 +137,15 @@ class Index:
                     self._unchanged += not done[3]
                     answers.append(False)
                     continue
-                if self.limit_reached:
+                again = bool(done and done[2] and not done[3])
+                # Half of a limit: else hosts that are dead, first in a list, would use it up each night.
+                if self.limit_reached or (again and self._limit is not None and self._again >= self._limit / 2):
+                    self.put_off = True
                     answers.append(False)
                     continue
                 self._database.execute("INSERT INTO listed VALUES (?, ?)", (key, place + offset))
                 self._new += 1
-                self._again += bool(done and done[2] and not done[3])
+                self._again += again
                 self._restaged += bool(done and done[3])
                 answers.append(True)
         return answers

@@ -1,7 +1,9 @@
 """An input on its way: where it comes from and what is known of it."""
 
 import json
+import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -178,8 +180,19 @@ def resolve(uri: str, manifest: str) -> str:
     if "://" in uri or uri.startswith("/"):
         return uri
     if manifest.startswith("s3://"):
-        return f"{manifest.rpartition('/')[0]}/{uri}"
+        folder = manifest.rpartition("/")[0]
+        if not {".", ".."} & set(uri.split("/")):
+            return f"{folder}/{uri}"
+        bucket, _, key = folder.removeprefix("s3://").partition("/")  # S3 knows no such folders, which `find` writes
+        return f"s3://{bucket}{posixpath.normpath(posixpath.join('/', key, uri))}"
     return str(Path(manifest).expanduser().absolute().parent / uri)
+
+
+def usual_name(names: Iterable[str], usual: tuple[str, ...]) -> str | None:
+    """The first of the usual names that is there, be it in capitals where none is there as it is."""
+    written = {name: name for name in names}
+    capitals = {name.lower(): name for name in reversed(written)}
+    return next((there[name] for there in (written, capitals) for name in usual if name in there), None)
 
 
 def choose_column(path: str, names: list[str], asked: str | None, usual: tuple[str, ...]) -> str:
@@ -190,9 +203,8 @@ def choose_column(path: str, names: list[str], asked: str | None, usual: tuple[s
     """
     if asked is not None and asked in names:
         return asked
-    found = [name for name in usual if name in names]
-    if asked is None and (found or len(names) == 1):
-        return (found or names)[0]
+    if asked is None and (found := usual_name(names, usual) or (names[0] if len(names) == 1 else None)) is not None:
+        return found
     there = ", ".join(map(repr, names)) or "none"
     if asked is not None:
         raise ConfigError(f"{path} has no column {asked!r}: name one of {there} with --column")

@@ -31,6 +31,7 @@ from pipelines.index import Index, Known
 from pipelines.lease import NAME as LOCK
 from pipelines.schema import JOIN
 from pipelines.storage import TEMPORARY, LocalFolder, S3Folder
+from radet.errors import ConfigError
 
 PARTS = "parts/"
 RUNS = "_runs/"
@@ -137,10 +138,16 @@ class Ledger:
         return pq.read_table(io.BytesIO(self.folder.read(name)), columns=columns)
 
     def pieces(self, name: str) -> Iterator[pa.Table]:
-        """A file of any size, a few thousand rows in memory at a time."""
-        with self.folder.on_disk(name) as path, pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PIECE_ROWS):
-                yield pa.Table.from_batches([batch])
+        """A file of any size that a manifest lists, a few thousand rows in memory at a time. Raises ConfigError where
+        it is gone."""
+        try:
+            with self.folder.on_disk(name) as path, pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=_PIECE_ROWS):
+                    yield pa.Table.from_batches([batch])
+        except FileNotFoundError:
+            manifest = "".join(f"{RUNS}{run}.json" for run in re.findall(_RUN, name))
+            mend = f"put it back, or delete {manifest} as well: what that run has scored is then scored anew"
+            raise ConfigError(f"{self.folder.url}/{name} is gone, which {manifest} lists: {mend}") from None
 
     def blocks(
         self, columns: list[str] | None = None, names: list[str] | None = None

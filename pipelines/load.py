@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
@@ -72,7 +73,9 @@ class Loader:
             new = items if shard.kind == "files" else self._admitted(number, seen, shard, items)
             seen += len(items)
             if new:
-                yield pack(self._load_batch(new, dare))
+                batch = self._load_batch(new, dare)
+                whole = whole and not pc.any(batch["_retry"]).as_py()
+                yield pack(batch)
             elif self.limited and not self.desk.wants(number, seen):
                 whole = False
                 break

@@ -3,13 +3,14 @@
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import s3fs
 
-from pipelines.items import URI_COLUMNS, choose_column
+from pipelines.items import URI_COLUMNS, choose_column, usual_name
 from pipelines.outage import READING
 from radet.errors import ConfigError
 
@@ -57,7 +58,7 @@ def uri_column(path: str, first: dict[str, Any], asked: str | None = None) -> st
     Raises:
         ConfigError
     """
-    if asked is None and _is_table(path) and not first.keys() & set(URI_COLUMNS):
+    if asked is None and _is_table(path) and usual_name(first, URI_COLUMNS) is None:
         raise ConfigError(
             f"the first line of {path} must name the columns, one of them `uri`; it is {', '.join(first)!r}: "
             f"put such a line there, or tell `radet score` with --column which of these holds the uris"
@@ -78,7 +79,12 @@ def _named(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, dict[st
 
 
 def _csv(path: str, file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(file, strict=True)  # else a stray quote takes all lines up to the next one with it
+    header = next((line for line in file if line.strip()), "")
+    file.seek(0)
+    bare = re.sub('"[^"]*"', "", header)
+    delimiter = ";" if ";" in bare and "," not in bare else ","  # as Excel writes it where a comma is a decimal point
+    # Strict, else a stray quote takes all lines up to the next one with it.
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     begun = 1
     try:
         for fields in reader:

@@ -13,6 +13,7 @@ from pipelines import plots
 from pipelines.fetch import Fetcher, is_http
 from pipelines.ledger import Ledger
 from pipelines.report import render, thumbnail
+from pipelines.s3 import greet
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet.errors import ConfigError, FetchError, ImageError
@@ -28,6 +29,7 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
 
     Raises ConfigError where `out` has no committed run.
     """
+    greet(out)
     manifests = list(Ledger(open_folder(out), model_id="", rescore=False).manifests())
     if not manifests:
         raise ConfigError(f"no committed run in {out}")

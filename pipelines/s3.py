@@ -33,6 +33,7 @@ _BROKEN_OFF = (
     botocore.exceptions.ReadTimeoutError,
     botocore.exceptions.ResponseStreamingError,
 )
+_NOBODY = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError)
 _T = TypeVar("_T")
 _CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
@@ -83,6 +84,21 @@ def new_client(*, connect_s: float = 5, read_s: float = 30, attempts: int | None
         )
     except (ValueError, botocore.exceptions.BotoCoreError) as error:
         raise ConfigError(f"no S3 client by these AWS settings: {error}") from error
+
+
+def greet(*urls: str) -> None:
+    """Before a command's first request, where one of these is on S3: raises FetchError after seconds where nothing
+    listens, which `client` finds out after a minute and a half. Whatever answers will do."""
+    url = next((url for url in urls if url.startswith("s3://")), None)
+    if url is None:
+        return
+    try:
+        new_client(connect_s=3, attempts=4).head_bucket(Bucket=split(url)[0])
+    except _NOBODY as error:
+        mend = "check AWS_ENDPOINT_URL, and that its server runs"
+        raise FetchError("unreachable", f"S3 could not be reached for {url}: {error}; {mend}") from error
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+        return
 
 
 def split(url: str) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from pipelines.ledger import Ledger
 from pipelines.listing import same_place
 from pipelines.plan import Plan
 from pipelines.process import tune
+from pipelines.s3 import greet
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
 from pipelines.sources import open_source
@@ -100,6 +101,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
         ConfigError, ModelError: before any work.
         IncompleteError: an input has no row; nothing is committed, and the same call goes on where this one ended.
     """
+    greet(job.model, job.src, job.out)
     folder = resolve(local_model(job.model))
     config = DetectorConfig.read(folder)
     output = open_folder(job.out)

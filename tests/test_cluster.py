@@ -63,6 +63,21 @@ def test_a_folder_whose_package_workers_would_take_for_ours_is_refused(
         pass
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("place", ["long" * 20, "file/below"])
+def test_a_folder_that_ray_cannot_keep_its_files_in_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    program = "from pipelines.cluster import connected\nwith connected(None): pass"
+    given = {"TMPDIR": str(tmp_path / place), "RAY_TMPDIR": str(tmp_path / place)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=as_a_user() | given, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines()[-1].startswith("radet.errors.ConfigError: Ray cannot start here: "), done.stderr
+    assert done.stderr.strip().endswith(
+        "; its files lie in RAY_TMPDIR, else TMPDIR, or /tmp: a short path that can be written to"
+    )
+
+
 HANGING = """
 import atexit, os, time, ray
 from pipelines.cluster import connected

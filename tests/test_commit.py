@@ -208,6 +208,28 @@ def test_duplicates_of_earlier_nights_take_their_score_from_there(tmp_path: Path
     assert rows_of(url) == {"a": 7.0, "z": 7.0}
 
 
+@pytest.mark.parametrize("kind", ["parts", "index"])
+def test_a_file_of_an_earlier_night_that_somebody_deleted_is_named_and_can_be_done_without(
+    tmp_path: Path, kind: str
+) -> None:
+    url = str(tmp_path / "out")
+
+    def night(*rows: dict[str, Any]) -> dict[str, Any]:
+        ledger, index, run = open_run(url, tmp_path, [row["id"] for row in rows])
+        ledger.stage(run, block(*rows))
+        return commit(ledger, index, run)
+
+    first = night(row("a", "7"))
+    gone = tmp_path / "out" / (first["parts"][0] if kind == "parts" else first["index"])["name"]
+    gone.unlink()
+    told = rf"{gone.name} is gone, which _runs/{first['run']}\.json lists: .* delete _runs/{first['run']}\.json"
+    with pytest.raises(ConfigError, match=told):
+        night(row("z", "7", JOIN))
+    (tmp_path / "out" / "_runs" / f"{first['run']}.json").unlink()
+    night(row("a", "7"))
+    assert rows_of(url) == {"a": 7.0}
+
+
 def test_an_input_that_turned_out_the_same_gives_no_row_and_is_settled(tmp_path: Path) -> None:
     url = str(tmp_path / "out")
     ledger, index, run = open_run(url, tmp_path, ["a"])

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
+from jobs.drift import drift
 from pipelines.compare import Nights, compare, compare_nights
 from pipelines.schema import SCORE
 from radet.errors import ConfigError
@@ -39,6 +41,7 @@ def write(tmp_path: Path) -> Write:
                 "p_generated": float(value),
                 "verdict": "generated" if value > 0.7 else "real" if value < 0.2 else "uncertain",
                 "drift_cosine": float(value) / 5,
+                "drift_mahalanobis": 1e-5 * float(value),
                 "model_id": model,
                 "scored_at": datetime.now(UTC),
             }
@@ -66,7 +69,7 @@ def test_the_same_pictures_have_not_shifted(write: Write, tmp_path: Path) -> Non
     found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
     assert not found.notable
     assert found.rows == (900, 707)
-    assert [shift.value for shift in found.shifts] == ["p_generated", "logit", "drift_cosine"]
+    assert [shift.value for shift in found.shifts] == ["p_generated", "logit", "drift_cosine", "drift_mahalanobis"]
     assert found.statuses["truncated"] == (0.0, pytest.approx(7 / 707))
     assert sum(a for a, _ in found.verdicts.values()) == pytest.approx(1)
 
@@ -82,6 +85,21 @@ def test_other_pictures_have(write: Write) -> None:
     done = radet("drift", monday, tuesday)
     assert (done.returncode, "shifted" in done.stdout) == (1, True), done.stderr
     assert radet("drift", monday, monday).returncode == 0
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_comparison_is_told_in_full_however_narrow_the_terminal(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rng = np.random.default_rng(1)
+    monday = write("a", RUN[1], rng.beta(2, 5, 1200))
+    with pytest.raises(typer.Exit):
+        drift(monday, write("a", RUN[2], rng.beta(5, 2, 1100), broken=1))
+    told = capsys.readouterr().out
+    assert "model m1: 1,200 rows with 1,200 scores, then 1,101 with 1,100\n" in told
+    assert "drift_mahalanobis" in told
+    assert "…" not in told
 
 
 def test_few_pictures_are_no_shift(write: Write) -> None:

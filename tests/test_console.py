@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -74,11 +75,26 @@ def test_nights_are_told_apart_by_what_has_shifted(out: io.StringIO) -> None:
     shifted = Shift(value="drift_cosine", psi=0.7, chance=1e-9, **rest)  # type: ignore[arg-type]
     for shifts in ([steady], [steady, shifted]):
         comparison = Comparison(model_id="m", rows=(900, 900), shifts=shifts, statuses={}, verdicts={})
-        show_nights(Console(file=out, width=120), Nights(earlier="a", later="b", comparison=comparison), "out")
+        show_nights(Console(file=out, width=120), Nights(earlier="a", later="b", comparison=comparison), "o t/")
     first, second, third = out.getvalue().splitlines()
     assert first == "Against the run before, 900 then 900 rows: p_generated PSI 0.012: steady"
     assert second.startswith("Against the run before, 900 then 900 rows: drift_cosine PSI 0.700: a notable shift")
-    assert third == "  radet drift out/_runs/a.json out/_runs/b.json"
+    assert third == "  radet drift 'o t/_runs/a.json' 'o t/_runs/b.json'"
+
+
+def ended(*, rows: int = 9, ignored: dict[str, int] | None = None) -> dict[str, Any]:
+    """What a run is told by at its end."""
+    return {
+        "model": "m",
+        "model_id": "0",
+        "run": "r",
+        "source": "WebDataset tars under in",
+        "rows": rows,
+        "statuses": {"ok": rows},
+        "verdicts": {"real": rows},
+        "inputs": {"new": 6, "resumed": 4, "unchanged": 0, "repeated": 0, "ignored": ignored or {}},
+        "work": {"joined": 0, "same": 1, "rows": 0},
+    }
 
 
 @pytest.mark.parametrize(
@@ -86,15 +102,21 @@ def test_nights_are_told_apart_by_what_has_shifted(out: io.StringIO) -> None:
 )
 def test_rows_of_inputs_that_a_run_was_not_asked_for_are_told(out: io.StringIO, rows: int, told: list[str]) -> None:
     """What was staged of other ids, of another source, or of a file that is gone."""
-    manifest = {
-        "model": "m",
-        "model_id": "0",
-        "run": "r",
-        "rows": rows,
-        "statuses": {"ok": rows},
-        "verdicts": {"real": rows},
-        "inputs": {"new": 6, "resumed": 4, "unchanged": 0, "repeated": 0, "ignored": {}},
-        "work": {"joined": 0, "same": 1, "rows": 0},
-    }
-    show_score(Console(file=out, width=120), manifest, "out")
+    show_score(Console(file=out, width=120), ended(rows=rows), "out")
     assert [line for line in out.getvalue().splitlines() if "did not meet" in line] == told
+
+
+def test_the_rate_of_a_whole_run_is_one_line(out: io.StringIO) -> None:
+    work = {"rows": 9, "joined": 0, "same": 0, "scored": 9, "fetch_s": 1.0, "decode_s": 1.0, "score_s": 1.0}
+    facts = {"work": work, "plan": {"loaders": 2, "scorers": 2}, "seconds": 42.0}
+    show_score(Console(file=out, width=80), ended() | facts, "out")
+    assert "\n0.2 images/s over 42 s, most of it spent on starting up or waiting\n" in out.getvalue()
+
+
+def test_pictures_that_lie_beside_tars_are_told_to_be_left_alone(out: io.StringIO) -> None:
+    show_score(Console(file=out, width=120), ended(ignored={".txt": 7, "": 1}), "out")
+    assert "pictures" not in out.getvalue()
+    show_score(Console(file=out, width=120), ended(ignored={".jpg": 3, ".txt": 7, ".png": 2}), "out")
+    assert (
+        "12 other files (.jpg, .png, .txt)\n5 of these are pictures beside WebDataset tars under in: " in out.getvalue()
+    )

@@ -1,14 +1,19 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
 
 from pipelines import s3 as s3_module
+from pipelines.compare import compare
 from pipelines.fetch import Fetcher
 from pipelines.manifests import first_line
+from pipelines.run_report import run_page
+from pipelines.score import ScoreJob, Watcher, score
 from radet.errors import ConfigError, FetchError, ImageError
 
 from .conftest import S3Server
@@ -140,3 +145,24 @@ def test_settings_that_no_client_takes_are_told(name: str, value: str, monkeypat
     with pytest.raises(ConfigError, match=rf"cannot read s3://bucket/a\.csv: .*{value}"):
         first_line("s3://bucket/a.csv")
     S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda url: score(ScoreJob(src=url, out="out"), Watcher()),
+        lambda url: score(ScoreJob(src="src", out=url), Watcher()),
+        lambda url: score(ScoreJob(src="src", out="out", model=url), Watcher()),
+        run_page,
+        lambda url: compare("out", url),
+    ],
+)
+def test_where_nothing_is_at_the_endpoint_a_command_does_not_ask_for_long(
+    ask: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(s3_module, "client", None)  # which is patient
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(FetchError, match=r"could not be reached for s3://bucket/a: .*; check AWS_ENDPOINT_URL"):
+        ask("s3://bucket/a")

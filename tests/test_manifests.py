@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.fetch import Fetcher
 from pipelines.labelled import list_labelled
 from pipelines.manifests import first_line, lines
 from pipelines.sources import open_source
-from radet.errors import ConfigError
+from radet.errors import ConfigError, FetchError
 
 
 def written(folder: Path, name: str, text: str) -> str:
@@ -20,15 +21,57 @@ def uris(src: str, **options: str) -> list[str]:
     return [entry.id for shard in shards for entry in shard.entries()]
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.TSV"])
-@pytest.mark.parametrize("text", ["0.jpg\n1.jpg\n", "uri;label\n0.jpg;real\n"])
-def test_a_table_without_a_line_that_names_the_columns_is_refused(tmp_path: Path, name: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "first"),
+    [
+        ("list.csv", "0.jpg\n1.jpg\n", "0.jpg"),
+        ("list.csv", "0.jpg;1\n1.jpg;0\n", "0.jpg, 1"),
+        ("list.TSV", "0.jpg\n1.jpg\n", "0.jpg"),
+        ("list.TSV", "uri;label\n0.jpg;real\n", "uri;label"),
+    ],
+)
+def test_a_table_without_a_line_that_names_the_columns_is_refused(
+    tmp_path: Path, name: str, text: str, first: str
+) -> None:
     src = written(tmp_path, name, text)
-    told = rf"first line of .*{name} must name the columns, one of them `uri`; it is '{text.partition(chr(10))[0]}'"
+    told = rf"first line of .*{name} must name the columns, one of them `uri`; it is '{first}'"
     with pytest.raises(ConfigError, match=rf"{told}.*--column"):
         open_source(src)
     with pytest.raises(ConfigError, match=told):
         list_labelled(src)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("label;URL\nreal;a,b.jpg\nfake;c;d\n", ["a,b.jpg", "c"]),  # European Excel
+        ('"name, first";Uri\nx;"a;b.jpg"\n', ["a;b.jpg"]),
+        ("\ufeffuri;label\n0.jpg;real\n", ["0.jpg"]),
+        ("URI,uri\nold.jpg,new.jpg\n", ["new.jpg"]),
+        ("Path,URL\na.jpg,b.jpg\n", ["b.jpg"]),
+        ("path,URL\na.jpg,b.jpg\n", ["a.jpg"]),
+        ("uri,a;b\n0.jpg,1\na;b.jpg,2\n", ["0.jpg", "a;b.jpg"]),
+        ("uri\na;b.jpg\nc,d.jpg\n", ["a;b.jpg", "c"]),
+    ],
+)
+def test_the_line_that_names_the_columns_tells_what_separates_them_and_may_be_in_capitals(
+    tmp_path: Path, text: str, found: list[str]
+) -> None:
+    assert uris(written(tmp_path, "a.csv", text)) == found
+
+
+def test_a_list_that_is_no_utf8_is_told_of_the_pictures_that_are_not_found(tmp_path: Path) -> None:
+    (tmp_path / "Münster.jpg").touch()
+    (tmp_path / "a.csv").write_bytes("uri;text\nMünster.jpg;x\n".encode("cp1252"))
+    (entry,) = (entry for shard in open_source(str(tmp_path / "a.csv")).shards(9) for entry in shard.entries())
+    for ask in (Fetcher(allow_http=False).look, Fetcher(allow_http=False).read):
+        with pytest.raises(FetchError, match=r"No such file or directory; .* save the list as UTF-8"):
+            ask(entry.location)
+
+
+def test_labels_may_be_named_in_capitals_too(tmp_path: Path) -> None:
+    src = written(tmp_path, "a.csv", "URI;Label;Generator\na.jpg;real;\nb.jpg;fake;sd3\n")
+    assert list_labelled(src).sources == ["", "sd3"]
 
 
 def test_the_only_column_may_have_any_name_where_it_is_asked_for_or_named_in_each_line(tmp_path: Path) -> None:

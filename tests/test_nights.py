@@ -200,6 +200,16 @@ def test_nights_with_a_limit_get_through_a_list_of_pages(tmp_path: Path, web: Im
     assert read_scores(str(tmp_path / "out"), history=True).num_rows == 8
 
 
+def test_pages_that_cannot_be_had_leave_half_of_a_limit_to_others(tmp_path: Path, web: ImageServer) -> None:
+    _fetcher.cache_clear()
+    dead = [f"http://localhost:1/{n}.jpg" for n in range(4)]  # a port that may not be read, which may pass
+    (tmp_path / "urls.csv").write_text("\n".join(["uri", *dead, *(f"http://{web.host}/ok.jpg?{n}" for n in range(5))]))
+    nights = Nights(tmp_path / "urls.csv", tmp_path / "out")
+    counts = [nights.run(limit=4) for _ in range(4)]
+    assert [(found.new, found.again) for found in counts] == [(4, 0), (4, 2), (4, 2), (3, 2)]
+    assert sorted(status for status, _, _ in nights.rows().values()) == ["blocked_address"] * 4 + ["ok"] * 5
+
+
 def test_what_a_killed_night_could_not_have_is_tried_again_by_the_one_that_resumes_it(
     tmp_path: Path, web: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,3 +224,23 @@ def test_what_a_killed_night_could_not_have_is_tried_again_by_the_one_that_resum
     assert (counts.new, counts.resumed) == (4, 5)
     rows = nights.rows()
     assert [rows[page][0] for page in pages] == ["ok"] * 9
+
+
+@pytest.mark.parametrize("killed_after", [None, 1])
+def test_copies_of_a_picture_for_which_there_was_no_room_are_tried_again(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int | None
+) -> None:
+    corpus.contents = dict.fromkeys(("a.png", "b.png", "c.png", "d.png"), 7)
+    corpus.write()
+    nights = Nights(corpus.src, tmp_path / "out")
+
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr("pipelines.load.see", no_room)
+        nights.run(killed_after=killed_after)
+    if killed_after is None:
+        assert {status for status, _, _ in nights.rows().values()} == {"unreachable"}
+    assert nights.run().new == 4
+    assert nights.rows() == corpus.expected()

@@ -56,7 +56,7 @@ def scored(
     ray_session: None, photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """A folder with copies and broken files, and what scoring it wrote."""
-    folder, out = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("scores") / "out"
+    folder, out = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("scores") / "my out"
     write_corpus(folder, 12, photographs)
     shutil.copy(folder / "0" / "00000.jpg", folder / "copy.jpg")
     shutil.copy(folder / "0" / "00000.jpg", folder / "<b>another & copy.jpg")
@@ -66,6 +66,7 @@ def scored(
     assert isinstance(result.exception, Stop), result.output
     assert result.exception.code == 3
     assert "2 of 16 inputs have no score (12.5%), more than --max-failed 10.0%" in str(result.exception)
+    assert f"`radet report '{out}'` lists them" in str(result.exception)
     return folder, out
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import parquet, tars
 from pipelines.fetch import Fetcher
-from pipelines.items import Entry, Item, Shard
+from pipelines.items import Entry, Item, Shard, resolve
 from pipelines.sources import open_source
 from radet.errors import ConfigError
 
@@ -89,6 +89,20 @@ def test_urls_of_files_lead_to_them(tmp_path: Path, start: str) -> None:
     assert first.location == f"{tmp_path}/caf\udce9 €.jpg"
     assert first.uri == f"{tmp_path}/caf\\xe9 €.jpg"
     assert [entry.location for entry in others] == [f"{tmp_path}/file:a.jpg", "file://[x"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "manifest", "location"),
+    [
+        ("./a/b.jpg", "s3://bucket/lists/x.csv", "s3://bucket/lists/a/b.jpg"),
+        ("./b.jpg", "s3://bucket/x.csv", "s3://bucket/b.jpg"),
+        ("../../../a/./b.jpg", "s3://bucket/lists/x.csv", "s3://bucket/a/b.jpg"),
+        ("a//b..jpg", "s3://bucket/lists/x.csv", "s3://bucket/lists/a//b..jpg"),
+        ("./a.jpg", "/lists/x.csv", "/lists/a.jpg"),
+    ],
+)
+def test_a_list_that_find_has_written_leads_to_objects(uri: str, manifest: str, location: str) -> None:
+    assert resolve(uri, manifest) == location
 
 
 @pytest.mark.parametrize(
