@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -28,9 +27,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.machine import save
 from benchmarks.serving import open_loop, saturate
@@ -38,7 +39,7 @@ from benchmarks.throughput import CORES, pick
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
-_STARTS_S = 180
+_STARTS_S, _ENDS_S = 180, 60
 _COUNT = 256
 _LOAD = 0.8
 
@@ -79,11 +80,17 @@ def running(command: list[str], ready: str) -> Iterator[None]:
             time.sleep(0.5)
         yield
     finally:
+        below: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            below = psutil.Process(process.pid).children(recursive=True)  # HAProxy, for one, has a group of its own
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
+            process.wait(_ENDS_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            for one in below:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.wait()
 
 

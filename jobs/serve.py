@@ -22,6 +22,9 @@ _PASSED_ON = ("RADET_API_KEYS", "RADET_API_KEYS_FILE", "RADET_HTTP_TRUSTED", "RA
 
 _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
+#: How often it is looked whether what serves is there, and how often in a row it is not where it is gone for good.
+_LOOK_EVERY_S, _LOOKS = 2.0, 5
+
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,12 +60,11 @@ def serve(
 
       curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/score
     """
-    if haproxy and address is not None:
-        raise ConfigError(f"--haproxy: a cluster has it where {_HAPROXY}=1 was set before `ray start`")
-    haproxy = haproxy or (address is None and os.environ.get(_HAPROXY) == "1")
+    haproxy = _wants_haproxy(haproxy, host, here=address is None)
     _prepare(haproxy=haproxy, here=address is None)
     import ray
 
+    from pipelines.alive import lost
     from pipelines.cluster import connected
     from pipelines.process import cores, fill_cores
     from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_place, require_room, start, stop
@@ -111,15 +113,39 @@ def serve(
                 console.print(
                     f"Ready: http://{place(host, port)}/  (documentation at /docs; Ctrl-C stops)", soft_wrap=True
                 )
-                stopped.wait()
+                _wait(stopped)
                 console.print("Stopping: requests under way are finished ...")
             except RuntimeError as error:
                 told = [f"{problem.code}: {problem.message}" for problem in problems()]
                 raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
             finally:
-                stop(alone=address is None)
+                if lost() is None:  # a stop waits for ever for what is gone
+                    stop(alone=address is None)
     except KeyboardInterrupt:
         raise Stop("stopped before the service was ready", code=1) from None
+
+
+def _wait(stopped: threading.Event) -> None:
+    """Returns when it is `stopped`. Raises Stop where what serves is gone, and was so for a while: a cluster's head may
+    start again."""
+    from pipelines.alive import lost
+
+    looks = 0
+    while not stopped.wait(_LOOK_EVERY_S):
+        gone = lost()
+        looks = looks + 1 if gone else 0
+        if looks == _LOOKS:
+            raise Stop(f"the service has ended: {gone} is gone; start it again", code=1)
+
+
+def _wants_haproxy(asked: bool, host: str, *, here: bool) -> bool:
+    """Raises ConfigError where it cannot be had."""
+    if asked and not here:
+        raise ConfigError(f"--haproxy: a cluster has it where {_HAPROXY}=1 was set before `ray start`")
+    wanted = asked or (here and os.environ.get(_HAPROXY) == "1")
+    if wanted and ":" in host:  # Ray writes it a configuration with which no replica is found
+        raise ConfigError(f"HAProxy mode has no IPv6: give an IPv4 address, not --host {host}, or leave --haproxy out")
+    return wanted
 
 
 def _wants_keys(*, here: bool) -> bool:

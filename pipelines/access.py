@@ -14,12 +14,16 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.failures import RequestError
-from radet.errors import ConfigError
+from radet.errors import ConfigError, RadetError
+
+#: Codes of pictures that the service could not take.
+UNTAKEN = frozenset({"overloaded", "not_ready"})
 
 _log = logging.getLogger("ray.serve")
 _LOOK_EVERY_S = 2.0
@@ -95,6 +99,23 @@ class Doorkeeper:
             wait_s = (need - left) * 60 / a_minute
             raise RequestError("rate_limited", f"over {rate:g} images a minute", retry_after_s=wait_s)
         self._buckets[caller.name] = (left - images, now)
+
+    def give_back(self, caller: Caller, images: int = 1) -> None:
+        """What was counted for pictures that the service could not take: they will be sent again."""
+        if caller.name in self._buckets:
+            left, then = self._buckets[caller.name]
+            self._buckets[caller.name] = (left + images, then)
+
+    @contextmanager
+    def spending(self, caller: Caller, images: int, default_rate: float | None) -> Iterator[None]:
+        """As `spend`, around the work on them; given back where that ends with one of UNTAKEN."""
+        self.spend(caller, images, default_rate)
+        try:
+            yield
+        except RadetError as error:
+            if error.code in UNTAKEN:
+                self.give_back(caller, images)
+            raise
 
     def _refresh(self) -> None:
         if not self._file or self._clock() - self._looked < _LOOK_EVERY_S:

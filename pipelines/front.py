@@ -25,7 +25,7 @@ from pipelines.process import cores
 from pipelines.remote import MonitorClient, ScorerClient
 from pipelines.settings import FrontSettings
 from radet.crop import CropPolicy
-from radet.errors import FetchError, RadetError
+from radet.errors import ConfigError, FetchError, RadetError
 from radet.images import Limits
 from radet.rows import Row
 from radet.score import Score
@@ -73,6 +73,7 @@ class Front:
         self._models: list[ModelFacts] = []
         self._heard = 0.0
         self._refusing_until = 0.0
+        self._closed: Problem | None = None
         self._reporting: asyncio.Task[None] | None = None
 
     def reconfigure(self, config: dict[str, Any] | None) -> None:
@@ -87,12 +88,19 @@ class Front:
             if self._reader is not None:
                 self._reader.close()
             self._reader = HttpReader(policy)
+        self._closed = None
+
+    def close(self, why: ConfigError) -> None:
+        """Refuse all, until there are settings."""
+        self._closed = Problem(code=why.code, message=why.message)
 
     @asynccontextmanager
     async def admitted(self, need: int) -> AsyncIterator[None]:
         """A place for one request of so many bytes. Raises RequestError("overloaded") before anything is read."""
         if time.monotonic() < self._refusing_until:
             raise RequestError("not_ready", "the service is stopping: try again soon")
+        if self._closed is not None:
+            raise RequestError("not_ready", "the service has no settings: see /readyz")
         full = self._requests >= self.settings.max_in_flight
         if full or (self._requests and self._bytes + need > self.settings.max_in_flight_bytes):
             raise RequestError("overloaded", "too many requests at once: try again soon")
@@ -181,6 +189,8 @@ class Front:
     async def readiness(self) -> tuple[list[ModelFacts], list[Problem]]:
         """Models that are ready, and why scorers are not, as the monitor knows it now."""
         problems: list[Problem] = []
+        if self._closed is not None:
+            return [], [self._closed]
         await self._listen()
         try:
             problems = await self._monitor.problems()

@@ -32,6 +32,8 @@ _MARKS = (b"{", b"[", b",")
 _MARKS_ONCE, _MARKS_EACH = 9000, 128
 _SHORT = 128 << 10  # bytes of JSON that are parsed in 0.2 ms: to wake a thread for them takes as long
 _DATA_URI = "data:"
+# What curl says of a body, and the bytes that its -d drops of a file: of so many bytes of a picture some are these.
+_CURL, _STRIPS, _STRIPPED = "application/x-www-form-urlencoded", (b"\r", b"\n", b"\0"), 4096
 _PLAIN = str.maketrans("-_", "+/", " \t\r\n")  # url-safe base64, or broken into lines
 
 
@@ -67,6 +69,8 @@ async def read_one(request: Request, settings: FrontSettings) -> Item:
         item = _parse_one(body) if len(body) <= _SHORT else await asyncio.to_thread(_parse_one, body)
     elif body.startswith(b"{"):  # what `curl -d` sends, and no picture begins with
         raise RequestError("bad_request", f"for JSON say `Content-Type: {_JSON}`")
+    elif kind == _CURL and len(body) > _STRIPPED and not any(byte in body for byte in _STRIPS):
+        raise RequestError("bad_request", "bytes are missing: `curl -d` drops some, `curl --data-binary` sends all")
     else:
         item = Item(data=body)
     item = _identified(item, request.query_params.get("external_id"))
@@ -137,6 +141,8 @@ async def _form(request: Request, body: bytes, settings: FrontSettings) -> list[
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_many(settings.max_items) from None
         many = "Too many" in error.message
         raise RequestError("too_many_items" if many else "bad_request", f"multipart: {error.message}") from None
     except MemoryError:

@@ -19,7 +19,7 @@ class Keeping:
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
-        self._has_settings = False
+        self.has_settings = False
 
     @contextmanager
     def settings(self) -> Iterator[None]:
@@ -28,9 +28,9 @@ class Keeping:
         try:
             yield
         except ConfigError as error:
-            if not self._has_settings:
+            if not self.has_settings:
                 raise
             refused = True
             _log.error("user_config is refused, and the one before stays: %s", error.message)
-        self._has_settings = True
+        self.has_settings = True
         self._meters.settings(refused=refused)

@@ -1,9 +1,12 @@
 """Whether a service that starts can score. Replicas that are front and scorer in one stay up without a detector, to say
-why at /readyz, so somebody else has to tell Serve that the deployment failed.
+why at /readyz, so somebody else has to tell Serve that the deployment failed. And whether one that starts again is the
+last, so that it has to stay up to say why it cannot.
 """
 
 import asyncio
 import time
+
+from ray import serve
 
 from pipelines.remote import MonitorClient
 from radet.errors import ConfigError, ModelError
@@ -27,3 +30,11 @@ async def until_ready(monitor: MonitorClient) -> None:
                 raise ModelError(problem.code, problem.message)
             raise ConfigError(problem.message)
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def replaces_the_last() -> bool:
+    """Of a replica that starts: whether its deployment was up and has no other one. Where it fails, too, nobody is left
+    to say why."""
+    context = serve.get_replica_context()
+    app = serve.status().applications[context.app_name]
+    return app.status != "DEPLOYING" and not app.deployments[context.deployment].replica_states.get("RUNNING")

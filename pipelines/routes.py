@@ -5,6 +5,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -17,10 +18,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from pipelines import schemas
-from pipelines.access import Caller
+from pipelines.access import UNTAKEN, Caller
 from pipelines.failures import RequestError
 from pipelines.front import Front, band
-from pipelines.intake import Item, most_of, read_many, read_one
+from pipelines.intake import most_of, read_many, read_one
 from pipelines.middleware import Around, failure
 from pipelines.pages import add_pages
 from pipelines.schemas import EXAMPLE_BATCH, EXAMPLE_SCORE
@@ -138,9 +139,8 @@ def _place(front: Front, *, single: bool) -> Any:
 def _add_scoring(app: FastAPI, front: Front) -> None:
     place, place_of_batch = _place(front, single=True), _place(front, single=False)
 
-    async def one(request: Request, caller: Caller) -> Item:
-        front.door.spend(caller, 1, front.settings.images_per_minute)
-        return await read_one(request, front.settings)
+    def spending(caller: Caller, images: int) -> AbstractContextManager[None]:
+        return front.door.spending(caller, images, front.settings.images_per_minute)
 
     @app.post(
         "/v1/score",
@@ -154,7 +154,8 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
         external_id: Annotated[str | None, Query(max_length=256, description="your own id, echoed")] = None,  # noqa: ARG001
     ) -> Response:
         """The picture as the body, as a form's `file`, or in JSON (`image` in base64, or `url`)."""
-        answer = await front.score(await one(request, caller))
+        with spending(caller, 1):
+            answer = await front.score(await read_one(request, front.settings))
         return JSONResponse(answer | {"request_id": request.state.request_id})
 
     @app.post(
@@ -171,11 +172,20 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
         line of its own, sent as soon as it is known. After 100 seconds what is not scored is `overloaded`."""
         begun = asyncio.get_running_loop().time()
         items = await read_many(request, front.settings)
-        front.door.spend(caller, len(items), front.settings.images_per_minute)
-        await front.facts()  # not ready is said once, not for each picture
+        with spending(caller, len(items)):
+            await front.facts()  # not ready is said once, not for each picture
+
+        async def told() -> AsyncIterator[dict[str, Any]]:
+            async for item in front.score_all(items, begun):
+                if item["result"] is not None:
+                    item["result"]["request_id"] = request.state.request_id
+                elif item["error"]["code"] in UNTAKEN:
+                    front.door.give_back(caller)
+                yield item
+
         if _accepts(request, _JSONL):
-            return StreamingResponse(_lines(front, items, begun, request), media_type=_JSONL)
-        found = [_traced(item, request) async for item in front.score_all(items, begun)]
+            return StreamingResponse(_lines(told()), media_type=_JSONL)
+        found = [item async for item in told()]
         head = {"request_id": request.state.request_id, "schema_version": SCHEMA_VERSION}
         return JSONResponse(head | {"items": found})
 
@@ -203,7 +213,8 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
                 return _png(found.overlay(opacity, side))
             return _layers(found, side) if images else None
 
-        answer, drawn = await front.explain(await one(request, caller), draw)
+        with spending(caller, 1):
+            answer, drawn = await front.explain(await read_one(request, front.settings), draw)
         if overlay:
             return Response(drawn, media_type=_PNG)
         answer |= {"request_id": request.state.request_id, "schema_version": SCHEMA_VERSION}
@@ -268,15 +279,9 @@ def _add_state(app: FastAPI, front: Front) -> None:
         return Response(await front.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _lines(front: Front, items: list[Item], begun: float, request: Request) -> AsyncIterator[bytes]:
-    async for item in front.score_all(items, begun):
-        yield json.dumps(_traced(item, request), separators=(",", ":")).encode() + b"\n"
-
-
-def _traced(item: dict[str, Any], request: Request) -> dict[str, Any]:
-    if item["result"] is not None:
-        item["result"]["request_id"] = request.state.request_id
-    return item
+async def _lines(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for item in items:
+        yield json.dumps(item, separators=(",", ":")).encode() + b"\n"
 
 
 def _calibration(there: bool, required: bool) -> dict[str, Any]:

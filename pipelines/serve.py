@@ -7,6 +7,7 @@
 a bounded number of pictures.
 """
 
+import asyncio
 import io
 from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from pipelines.keeping import Keeping
 from pipelines.model import Explained, ModelFacts, OtherCrop, Problem, Scored
 from pipelines.monitor import Monitor, Report
 from pipelines.process import WORKER_ENV
-from pipelines.readiness import until_ready
+from pipelines.readiness import replaces_the_last, until_ready
 from pipelines.remote import RemoteMonitor, RemoteScorer
 from pipelines.replica import Scorer
 from pipelines.settings import FrontSettings, ScorerSettings, ServiceSettings
@@ -342,13 +343,8 @@ class _Service:
 
 class _Scorer:
     def __init__(self, model: str, *, device: str, most: int, monitor: Any) -> None:
-        self._scorer = Scorer(
-            model,
-            device=device,
-            most=most,
-            replica=_replica_name(),
-            tell=RemoteMonitor(monitor).report,
-        )
+        tell = RemoteMonitor(monitor).report
+        self._scorer = Scorer(model, device=device, most=most, replica=_replica_name(), tell=tell)
         self._keeping = Keeping(self._scorer.meters)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
@@ -380,7 +376,12 @@ class _Front:
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         with self._keeping.settings():
-            self._front.reconfigure(config)
+            try:
+                self._front.reconfigure(config)
+            except ConfigError as error:
+                if self._keeping.has_settings or not await asyncio.to_thread(replaces_the_last):
+                    raise
+                self._front.close(error)
         self._front.start()
 
     async def drain(self, seconds: float) -> None:

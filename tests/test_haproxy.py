@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from jobs.haproxy import apart
 from jobs.ports import free, place, require_free
 from radet.errors import ConfigError
+
+from .conftest import RADET
 
 _OURS = ("RAY_SERVE_HAPROXY_", "RAY_SERVE_FALLBACK_")
 
@@ -75,3 +78,11 @@ def test_an_operators_own_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None
     with apart():
         assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] == "1234"
     assert ours() == {"RAY_SERVE_HAPROXY_STATS_PORT": "1234"}
+
+
+def test_a_host_of_ipv6_is_refused() -> None:
+    """Ray gives HAProxy addresses that it cannot read: the service would never be ready."""
+    command = [RADET, "serve", "--haproxy", "--host", "::1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert "HAProxy mode has no IPv6" in done.stderr

@@ -138,3 +138,13 @@ def test_uploads_of_unknown_length_leave_room_for_others(here: Service, picture:
         while here.front._requests < 12:
             time.sleep(0.02)
         assert ask(f"{here.url}/v1/score", body=picture).status == 200
+
+
+def test_a_picture_that_curl_has_shortened_says_so(here: Service, picture: bytes) -> None:
+    """`curl -d @FILE` leaves out line ends and zeros."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    stripped = picture.translate(None, b"\r\n\0")
+    told = ask(f"{here.url}/v1/score", body=stripped, headers=headers)
+    assert told.status == 400
+    assert "--data-binary" in told.json()["error"]["message"]
+    assert ask(f"{here.url}/v1/score", body=picture, headers=headers).status == 200

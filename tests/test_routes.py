@@ -1,6 +1,7 @@
 """Every endpoint and every error code over real HTTP, with the real detector."""
 
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipelines.access import Doorkeeper
 from pipelines.failures import http_status
 from pipelines.model import Problem
 from pipelines.monitor import Report
@@ -239,6 +241,8 @@ def test_caps(here: Service, picture: bytes, limited: Any) -> None:
     assert ask(f"{here.url}/v1/explain", body=small).code == "too_many_pixels"
     answer = ask(many, body={"items": [{"image": "aGk="}] * 3})
     assert (answer.status, answer.code) == (413, "too_many_items")
+    body, headers = form(*[("file", "a.jpg", b"x")] * 9)
+    assert ask(many, body=body, headers=headers).json()["error"]["message"] == answer.json()["error"]["message"]
     assert ask(many, body={"items": []}).code == "bad_request"
 
 
@@ -268,6 +272,26 @@ def test_too_many_requests_at_once_are_refused_at_once(here: Service, picture: b
             return
         deadline.wait(0.05)
     raise AssertionError
+
+
+def test_pictures_that_the_service_could_not_take_cost_no_rate(
+    here: Service, picture: bytes, limited: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADET_API_KEYS", f"a:{hashlib.sha256(b'key').hexdigest()}:2")
+    monkeypatch.setattr(here.front, "door", Doorkeeper())
+    key = {"Authorization": "Bearer key"}
+    items = {"items": [{"image": base64.b64encode(picture).decode()}] * 2}
+    limited(score_timeout_s=1e-6)
+    for _ in range(2):
+        for path in ("score", "explain"):
+            refused = ask(f"{here.url}/v1/{path}", body=picture, headers=key)
+            assert (refused.status, refused.code) == (503, "overloaded")
+        for kind in ("application/json", "application/x-ndjson"):
+            batch = ask(f"{here.url}/v1/score:batch", body=items, headers=key | {"Accept": kind})
+            assert (batch.status, batch.body.count(b"overloaded")) == (200, 2)
+    limited()
+    answers = [ask(f"{here.url}/v1/score", body=picture, headers=key).status for _ in range(3)]
+    assert answers == [200, 200, 429]
 
 
 def test_a_band_of_the_operators_own_is_another_model_id(here: Service, picture: bytes, alone: Score) -> None:

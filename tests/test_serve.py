@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import urllib3
 import yaml
 from PIL import Image
 
@@ -86,10 +87,14 @@ def deploy(how: dict[str, Any], *, front: dict[str, Any] = {}, scorer: dict[str,
 
 
 def scorers() -> list[psutil.Process]:
+    return replicas("Scorer|Service")
+
+
+def replicas(deployments: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it ends just now
-            if any(re.search(r"ServeReplica:\w+:(Scorer|Service)\b", part) for part in process.cmdline()):
+            if any(re.search(rf"ServeReplica:\w+:({deployments})\b", part) for part in process.cmdline()):
                 found.append(process)
     return found
 
@@ -230,6 +235,26 @@ def test_settings_that_cannot_be_leave_the_ones_before(url: str, how: dict[str, 
             eventually(lambda: refused() == 0)
     assert {answer.status for answer in answers} == {200}
     assert {process.pid for process in scorers()} == before
+
+
+def test_settings_that_cannot_be_are_told_where_nobody_is_left_who_has_others(
+    url: str, how: dict[str, Any], picture: bytes
+) -> None:
+    """Serve would start one after the other, and requests would wait."""
+
+    def told() -> bool:
+        with suppress(urllib3.exceptions.HTTPError):
+            return "max_bites" in ask(f"{url}/readyz", method="GET").body.decode()
+        return False
+
+    deploy(how, front={"max_bites": 1})
+    (front,) = replicas("Front|Service")
+    front.kill()
+    eventually(told)
+    refused = ask(f"{url}/v1/score", body=picture)
+    assert (refused.status, refused.code) == (503, "not_ready")
+    deploy(how)
+    eventually(lambda: ask(f"{url}/v1/score", body=picture).status == 200)
 
 
 def test_scales_up_under_load_and_down_again(url: str, how: dict[str, Any], picture: bytes) -> None:

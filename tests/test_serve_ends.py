@@ -88,9 +88,11 @@ def on_this_cluster(port: str) -> list[str]:
 
 
 @contextmanager
-def serving(command: list[str], folder: Path | None = None) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def serving(
+    command: list[str], folder: Path | None = None, env: dict[str, str] | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """The command once it is ready, and what it has said."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=env)
     told = ""
     try:
         assert process.stderr is not None
@@ -113,6 +115,7 @@ def ended(process: "subprocess.Popen[str]") -> str:
 def test_on_a_cluster_other_applications_stay(others: str, picture: bytes) -> None:
     run_other("/other")
     with serving(on_this_cluster(others.partition(":")[2])) as (process, told):
+        assert told.startswith("Starting")  # and with nothing of Ray's
         assert f"Ready: http://{others}/" in told
         assert ask(f"http://{others}/v1/score", body=picture).status == 200
         last = ended(process)
@@ -200,3 +203,24 @@ def test_haproxy_is_the_clusters_choice() -> None:
     )
     assert done.returncode == 2
     assert "RAY_SERVE_ENABLE_HA_PROXY=1" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("whom", ["raylet", "gcs_server"])
+def test_a_command_whose_ray_is_gone_ends_and_says_so(whom: str) -> None:
+    command = [RADET, "serve", "--port", str(free_port())]
+    with serving(command, env=as_a_user()) as (process, told):
+        (found,) = [child for child in psutil.Process(process.pid).children() if child.name() == whom]
+        found.kill()
+        last = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, told + last
+    assert last.splitlines()[-1].startswith("radet: the service has ended: Ray's ")
+
+
+def test_a_command_whose_serve_is_shut_down_ends_and_says_so(others: str) -> None:
+    from ray import serve
+
+    with serving(on_this_cluster(others.partition(":")[2])) as (process, _):
+        serve.shutdown()
+        last = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, last
+    assert last == "radet: the service has ended: Serve is gone; start it again\n"
