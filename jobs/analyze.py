@@ -51,7 +51,7 @@ def analyze(
 
       radet analyze corpus/val --out findings/
 
-      radet analyze fakes.csv --reference s3://bucket/training-set --model checkpoints/clip --limit 2000 --out findings/
+      radet analyze labelled.csv --reference s3://bucket/training-set --model checkpoints/clip --out findings/
     """
     from pipelines.analyze import AnalyzeJob
     from pipelines.analyze import analyze as run

@@ -86,3 +86,6 @@ def evaluate(
     console.print("Drawing the report ...")
     open_folder(out).write("report.html", evaluation_page(found, display(data), allow_http=allow_http).encode())
     show_evaluation(Console(highlight=False, markup=False), found, out)
+    judged = found.row(found.contenders[0].name) or {}
+    if lacking := [kind for kind in ("real", "generated") if not judged.get(kind)]:
+        raise Stop(f"no {' and no '.join(lacking)} picture could be scored, so nothing is judged: see the report", 1)

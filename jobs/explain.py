@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from radet.errors import FetchError, ImageError
+from radet.errors import ConfigError, FetchError, ImageError
 
 
 def explain(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Picture files.")],
     out: Annotated[
         str, typer.Option(help="A folder for NAME.png and NAME.json of each picture; what is there already stays.")
     ],
@@ -37,13 +37,16 @@ def explain(
     from radet.detector import Detector
     from radet.explain import explain as run
 
+    if away := next((image for image in images if "://" in image), None):
+        raise ConfigError(f"{away} is no file: radet explain reads files only, so fetch it first (curl -O, aws s3 cp)")
+    paths = [Path(image) for image in images]
     console = Console(highlight=False, markup=False)
     folder = local_folder(out)
     require_writable(str(folder))
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
     failed = 0
-    for image, name in zip(images, _names(images, folder), strict=True):
+    for image, name in zip(paths, _names(paths, folder), strict=True):
         try:
             found = run(detector, image)
         except (ImageError, FetchError) as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.shipped import RECIPES, here_or_shipped
 from jobs.spans import span
 from jobs.stop import Stop
 
@@ -15,7 +16,7 @@ def train(
         str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
     ],
     val: Annotated[str, typer.Option(help="Other pictures of the same form: they choose epoch and thresholds.")],
-    config: Annotated[Path, typer.Option(help="The recipe, YAML: see jobs/train-lite.yaml.")],
+    config: Annotated[Path, typer.Option(help=f"The recipe: a YAML file, or one of {', '.join(RECIPES)}.")],
     out: Annotated[str, typer.Option(help="The checkpoint: a folder or s3://bucket/prefix.")],
     workers: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def train(
     from radet.recipe import Recipe
 
     job = TrainJob(
-        recipe=Recipe.read(config),
+        recipe=Recipe.read(here_or_shipped(config, RECIPES)),
         data=data,
         val=val,
         out=out,
@@ -59,6 +60,6 @@ def train(
     console = Console(stderr=True, highlight=False, markup=False)
     try:
         with TrainScreen(console) as screen:
-            publish(job, run(job, screen), screen.events, console)
+            run(job, screen, lambda trained: publish(job, trained, screen.events, console))
     except KeyboardInterrupt:
         raise Stop("stopped: finished epochs are kept, run the same command with --resume to go on", 1) from None

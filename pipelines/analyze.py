@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.fetch import Fetcher
 from pipelines.items import display
-from pipelines.labelled import Labelled, list_labelled, list_reference
+from pipelines.labelled import Labelled, list_labelled, list_reference, refuse_web
 from pipelines.storage import Folder, open_folder, require_writable
 from pipelines.weights import find_encoders, local_model
 from radet.analysis import Analysis, analyse
@@ -55,7 +55,11 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
     Raises ConfigError or ModelError, before any work, for a request that cannot work.
     """
     listed = list_labelled(job.data)
-    reference = None if job.reference is None else list_reference(job.reference)
+    refuse_web(job.data, listed.locations, "an analysis")
+    reference = None
+    if job.reference is not None:
+        reference = list_reference(job.reference)
+        refuse_web(job.reference, reference, "an analysis")
     require_writable(job.out)
     find_encoders()
     detector = Detector.from_pretrained(local_model(job.model), device=job.device)

@@ -85,7 +85,8 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     which = " that can be scored" + ("" if len(chosen) == 1 else " under every condition")
     require_enough(display(job.data), real, made, which + failed)
     logit_CN, label_N = logit_CN[:, read_CN[0]], made_N[read_CN[0]]
-    calibration = fit_platt(logit_CN[0], label_N, display(f"{job.data}: {labelled.summary()}"))
+    fitted_on = display(f"{job.data}: {labelled.summary()}")
+    calibration = fit_platt(logit_CN[0], label_N, fitted_on, before=config.calibration)
     p_N, *others = probability(logit_CN, calibration)
     degraded = dict(zip(chosen[1:], others, strict=True))
     fitted = replace(

@@ -25,6 +25,7 @@ from pipelines.evaluation_inputs import draw, input_id, manifest_of, pair_groups
 from pipelines.evaluation_tables import write_tables
 from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled
+from pipelines.lease import Lease
 from pipelines.ledger import Ledger
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
@@ -142,9 +143,13 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     labelled = draw(list_labelled(job.data), job.limit)
     groups = pair_groups(labelled, job.groups)
     folder = open_folder(job.out)
-    folder.write("inputs.jsonl", manifest_of(labelled, chosen))
     asked = pa.array([input_id(location, condition) for location in labelled.locations for condition in chosen])
-    with tempfile.TemporaryDirectory(prefix="radet-peers-") as scratch, connected(job.address):
+    with (
+        tempfile.TemporaryDirectory(prefix="radet-peers-") as scratch,
+        Lease(folder),  # another one would write other inputs
+        connected(job.address),
+    ):
+        folder.write("inputs.jsonl", manifest_of(labelled, chosen))
         entrants = _entrants(job, Path(scratch))
         watcher.opened(labelled, chosen, [entrant.name for entrant in entrants])
         contenders: list[Contender] = []
@@ -215,7 +220,7 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
     for model in dict.fromkeys((*job.models, *job.peers)):
         detector = Detector.from_pretrained(local_model(model))
         if model in job.models:
-            name = _unique(detector.config.name, own)
+            name = _unique(detector.config.name, own + others)
             own.append(
                 _Entrant(
                     name=name,
@@ -231,11 +236,10 @@ def _entrants(job: EvaluateJob, scratch: Path) -> list[_Entrant]:
             peers = [(peer.name, peer.source, other) for peer, other in drift_detectors(detector)]
             if (linear := linear_detector(detector)) is not None:
                 peers.insert(0, (LINEAR, LINEAR_SOURCE, linear))
-            for name, source, other in peers:
-                where = _saved(other, _slug(name + suffix), scratch, job.out)
-                others.append(
-                    _Entrant(name=name + suffix, source=source, model=where, config=other.config, gmac=gmac(other))
-                )
+            for peer, source, other in peers:
+                name = _unique(peer + suffix, own + others)
+                where = _saved(other, _slug(name), scratch, job.out)
+                others.append(_Entrant(name=name, source=source, model=where, config=other.config, gmac=gmac(other)))
     return own + others
 
 

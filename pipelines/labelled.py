@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines import parquet
 from pipelines.cells import Cell
-from pipelines.items import Entry, display, is_image_name, resolve
+from pipelines.fetch import is_http
+from pipelines.items import Entry, display, is_image_name, resolve, usual_name
 from pipelines.listing import walk
 from pipelines.manifests import first_line, is_manifest, lines, uri_column
 from pipelines.outage import READING
@@ -24,6 +25,7 @@ from radet.errors import ConfigError
 from radet.labels import label_from_word, label_of
 
 _LABEL_COLUMNS = ("label", "is_fake", "is_generated", "generated", "target", "class")
+_WORDS = "real/fake or 0/1"
 _PEEK = 1000  # files looked at to tell what a folder holds
 _SOURCE_COLUMNS = ("generator", "source", "model")
 
@@ -67,7 +69,7 @@ def list_labelled(src: str) -> Labelled:
     if not found:
         raise ConfigError(
             f"{src} has no labels: put pictures into <generator>/0_real and <generator>/1_fake, or give a manifest "
-            f"with a uri and a label column"
+            f"with a uri and a label column ({_WORDS})"
         )
     listed = Labelled(
         [location for location, _, _ in found],
@@ -76,8 +78,21 @@ def list_labelled(src: str) -> Labelled:
         len(rows) - len(found),
     )
     if listed.generated.all() or not listed.generated.any():
-        raise ConfigError(f"{src} holds {'generated' if listed.generated.all() else 'real'} pictures only")
+        raise ConfigError(
+            f"{src} holds {'generated' if listed.generated.all() else 'real'} pictures only, and {listed.skipped:,} "
+            f"without a label: give both classes; a label is a folder (0_real, real, nature; 1_fake, fake, ai) or a "
+            f"label column ({_WORDS})"
+        )
     return listed
+
+
+def refuse_web(src: str, locations: list[str], reader: str) -> None:
+    """Raises ConfigError where some are web addresses, which `reader` does not read."""
+    if away := [location for location in locations if is_http(location)]:
+        raise ConfigError(
+            f"{display(src)} names {len(away):,} pictures on the web, the first {display(away[0])}: {reader} reads "
+            f"files and S3 only, so copy them there"
+        )
 
 
 def _labels(src: str) -> Iterator[tuple[str, bool | None, str]]:
@@ -162,10 +177,10 @@ def _classes(path: str, schema: pa.Schema, label: str) -> dict[int, str] | None:
 
 def _columns(path: str, names: list[str]) -> tuple[str, str | None]:
     """Of the label, and of what made a picture, if there is one."""
-    label = next((name for name in _LABEL_COLUMNS if name in names), None)
+    label = usual_name(names, _LABEL_COLUMNS)
     if label is None:
         raise ConfigError(
-            f"{path} has no column of labels: call it {_LABEL_COLUMNS[0]!r} (real/fake or 0/1); it has "
+            f"{path} has no column of labels: call it {_LABEL_COLUMNS[0]!r} ({_WORDS}); it has "
             f"{', '.join(map(repr, names))}"
         )
-    return label, next((name for name in _SOURCE_COLUMNS if name in names), None)
+    return label, usual_name(names, _SOURCE_COLUMNS)

@@ -58,6 +58,11 @@ class Lease:
         """
         return self._lock is not None and (self._taken or time.monotonic() > self._lock.until)
 
+    @property
+    def taken(self) -> bool:
+        """Whether another writer has taken it: what long work stops for, which an outage of S3 need not end."""
+        return self._taken
+
     def __enter__(self) -> Self:
         holder = _holder() | {"lease": self.id}
         if isinstance(self._folder, LocalFolder):

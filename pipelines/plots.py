@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.evaluate import Contender, Evaluation
-from pipelines.names import in_plot
+from pipelines.names import any_script, in_plot
 from radet.degradations import CLEAN, NEUTRAL, SUITES
 from radet.labels import named
 from radet.ranking import Ranking
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 _REAL, _GENERATED = "#0072B2", "#D55E00"
-_MOST = 8  # lines in one picture
+MOST = 8  # lines in one picture
 _BINS = 40
 _NAME = 18  # characters beside an axis
 
@@ -32,7 +32,8 @@ _NAME = 18  # characters beside an axis
 def svg(figure: Figure) -> str:
     """As text for a page: no XML header, and the same for the same figure."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with any_script():
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -107,7 +108,7 @@ def radar(found: Evaluation) -> Figure | None:
     figure = Figure(figsize=(6.4, 6.0))
     axes = figure.add_subplot(projection="polar")
     angle = np.linspace(0, 2 * np.pi, len(generators), endpoint=False)
-    for number, contender in enumerate(_shown(found)[:_MOST]):
+    for number, contender in enumerate(_shown(found)):
         rows = [found.row(contender.name, CLEAN, "generator", name) or {} for name in generators]
         values = np.array([row.get("auroc", np.nan) for row in rows], np.float64)
         axes.plot(
@@ -184,7 +185,7 @@ def reliability(found: Evaluation, bins: int = 10) -> Figure | None:
 
 def _shown(found: Evaluation) -> list[Contender]:
     """Whole detectors first, then branches, as many as a picture holds."""
-    return sorted(found.contenders, key=lambda contender: not contender.whole)[:_MOST]
+    return sorted(found.contenders, key=lambda contender: not contender.whole)[:MOST]
 
 
 def _clean(contender: Contender, found: Evaluation) -> tuple[Floats, NDArray[np.bool_]]:

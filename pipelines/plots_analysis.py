@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.names import in_plot
+from pipelines.names import any_script, in_plot
 from radet.analysis import EMBEDDING, Analysis
 from radet.labels import named
 from radet.separation import ALL
@@ -100,7 +100,7 @@ def draw(analysis: Analysis) -> dict[str, Plot]:
             bool(analysis.bound),
         ),
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), any_script():
         return {
             name: _plot(title, text, make(analysis)) for name, (title, text, make, there) in wanted.items() if there
         }

@@ -36,6 +36,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
     main = found.contenders[0]
     whole = [c for c in found.contenders if c.whole]
     generated, real = int(found.labelled.generated.sum()), int((~found.labelled.generated).sum())
+    crowded = ", ".join(c.name for c in whole[plots.MOST :])
     return render(
         "evaluation.html.j2",
         data=data,
@@ -54,7 +55,8 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
             }
             for c in found.contenders
         ],
-        counts=f"{real:,} real and {generated:,} generated pictures; {len(found.failures):,} inputs not scored.",
+        counts=f"{real:,} real and {generated:,} generated pictures; {len(found.failures):,} inputs not scored."
+        + (f" Plots hold {plots.MOST} detectors: in tables alone are {crowded}." if crowded else ""),
         promises=_nullable(found.promises),
         plots=_plots(found, whole),
         tables=[

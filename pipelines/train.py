@@ -6,6 +6,7 @@ epoch; a run that lost a worker, a node or its driver goes on from the last one,
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -24,11 +25,20 @@ from pipelines.cluster import connected, driver_node, purpose_of
 from pipelines.feed import RayFeed
 from pipelines.items import display
 from pipelines.labelled import Labelled
+from pipelines.lease import Lease, held
 from pipelines.process import cores, keep_to_core, tune
 from pipelines.storage import require_writable
 from pipelines.training_data import list_training
 from pipelines.training_plan import TrainingPlan
-from pipelines.training_state import STATE, beginning_of, require_free, require_same, storage, write_beginning
+from pipelines.training_state import (
+    STATE,
+    beginning_of,
+    require_free,
+    require_same,
+    state_folder,
+    storage,
+    write_beginning,
+)
 from pipelines.weights import find_encoders
 from radet.attribution import families_of
 from radet.clean_cache import CleanCache
@@ -120,13 +130,24 @@ class Trained:
     controls: dict[str, Control]  # of a learned probe
 
 
-def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
-    """Train to the end. Raises ConfigError, or ModelError for an encoder that cannot be had, before any work; and
-    ConfigError where too many pictures turn out to be unreadable."""
+def train(job: TrainJob, watcher: TrainWatcher, publish: Callable[[Trained], None] = lambda _: None) -> None:
+    """Train to the end, then `publish` what was trained. One run at a time writes to OUT.
+
+    Raises ConfigError, or ModelError for an encoder that cannot be had, before any work; and ConfigError where too many
+    pictures turn out to be unreadable, or where another run has taken over.
+    """
     _check_workers(job)
     training, validation = list_training(job.data, job.val)
     require_free(job.out, resume=job.resume)
     require_writable(job.out)
+    with Lease(state_folder(job.out)) as lease:
+        trained = _train(job, watcher, training, validation, lease)
+        if not held(state_folder(job.out), lease.id):
+            raise _taken_over(job)
+        publish(trained)
+
+
+def _train(job: TrainJob, watcher: TrainWatcher, training: Labelled, validation: Labelled, lease: Lease) -> Trained:
     find_encoders()
     families = families_of(training.generated, training.sources)
     run = Run(new_detector(job.recipe, families=families), job.recipe)
@@ -156,7 +177,7 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
             ),
         )
         write_beginning(job.out, beginning)
-        result = _fit(trainer, board, watcher)
+        result = _fit(trainer, board, watcher, lambda: _require(lease, job))
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as state:
             run.load(Path(state))
@@ -170,10 +191,20 @@ def train(job: TrainJob, watcher: TrainWatcher) -> Trained:
         return Trained(run, training, validation, ray.get(board.all_broken.remote()), controls)
 
 
-def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
+def _require(lease: Lease, job: TrainJob) -> None:
+    if lease.taken:
+        raise _taken_over(job)
+
+
+def _taken_over(job: TrainJob) -> ConfigError:
+    return ConfigError(f"another run has taken over {job.out}: this one stops")
+
+
+def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher, check: Callable[[], None]) -> Any:
     """`trainer.fit()` beside a loop that passes on what the workers tell.
 
-    Raises what a worker refused: the others may wait for that one, and end with this process's connection to Ray.
+    Raises what `check` does, and what a worker refused: the others may wait for that one, and end with this process's
+    connection to Ray.
     """
     ended: list[Any] = []
 
@@ -187,6 +218,7 @@ def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher) -> Any:
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_S)
+        check()
         for kind, facts in ray.get(board.take.remote()):
             if kind == _REFUSED:
                 raise _explained(facts[0], ray.get(board.all_broken.remote()))

@@ -3,9 +3,8 @@
 import os
 from functools import cache
 
-from pipelines.fetch import is_http
 from pipelines.items import display
-from pipelines.labelled import Labelled, list_labelled
+from pipelines.labelled import Labelled, list_labelled, refuse_web
 from radet.calibration import require_enough
 from radet.config import LEAST_REFERENCE
 from radet.errors import ConfigError
@@ -15,8 +14,8 @@ def list_training(data: str, val: str) -> tuple[Labelled, Labelled]:
     """The pictures of DATA and of --val. Raises ConfigError as list_labelled, and where no training can come of them:
     pictures on the web or in both, too few of a class."""
     training, validation = list_labelled(data), list_labelled(val)
-    _refuse_web(data, training)
-    _refuse_web(val, validation)
+    refuse_web(data, training.locations, "training")  # every epoch would ask for all of them again
+    refuse_web(val, validation.locations, "training")
     _refuse_shared(training, validation)
     if (real := int((~training.generated).sum())) < LEAST_REFERENCE:
         raise ConfigError(
@@ -25,15 +24,6 @@ def list_training(data: str, val: str) -> tuple[Labelled, Labelled]:
     made = int(validation.generated.sum())
     require_enough(display(val), len(validation.generated) - made, made)
     return training, validation
-
-
-def _refuse_web(src: str, listed: Labelled) -> None:
-    """Every epoch would ask for all of them again."""
-    if away := [location for location in listed.locations if is_http(location)]:
-        raise ConfigError(
-            f"{display(src)} names {len(away):,} pictures on the web, the first {display(away[0])}: training reads "
-            f"files and S3 only, so copy them there"
-        )
 
 
 def _refuse_shared(training: Labelled, validation: Labelled) -> None:

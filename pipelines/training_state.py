@@ -13,7 +13,8 @@ import pyarrow.fs
 import s3fs
 
 from pipelines.labelled import Labelled
-from pipelines.storage import LocalFolder, open_folder
+from pipelines.lease import NAME as LOCK
+from pipelines.storage import LocalFolder, S3Folder, open_folder
 from radet.detector import Detector
 from radet.errors import ConfigError
 from radet.recipe import Recipe
@@ -40,11 +41,16 @@ def beginning_of(recipe: Recipe, detector: Detector, training: Labelled, validat
     return found
 
 
+def state_folder(out: str) -> LocalFolder | S3Folder:
+    """Where a run keeps its state, and its lease: not beside the checkpoint's files, which are copied about."""
+    return open_folder(f"{out.rstrip('/')}/{STATE}")
+
+
 def require_free(out: str, *, resume: bool) -> None:
     """Raises ConfigError where OUT holds a run that was begun, unless it is to be gone on with; and where no run was
     begun, files that the checkpoint's would replace."""
     folder = open_folder(out)
-    if next(folder.list(f"{STATE}/"), None) is not None:
+    if any(item.name != f"{STATE}/{LOCK}" for item in folder.list(f"{STATE}/")):
         if not resume:
             raise ConfigError(f"{out} holds a run that was begun: go on with it by --resume, or give another --out")
         return

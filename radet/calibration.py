@@ -46,13 +46,17 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
     return _logistic_regression(logit, label, label, np.where(worth, 1.0, _LEAST_WEIGHT), bounds, ridge=_RIDGE)
 
 
-def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> CalibrationConfig:
+def fit_platt(
+    logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str, *, before: CalibrationConfig | None = None
+) -> CalibrationConfig:
     """p = sigmoid(scale * logit + offset), by maximum likelihood with both classes given the same weight.
 
     So p is the probability at even odds, whatever the mixture of the validation data. The targets are not 0 and 1 but
     1 / (real + 2) and (generated + 1) / (generated + 2), of so many pictures (Platt 1999): where the classes are
-    separated, p is as sure as their number allows, and no surer. Raises ConfigError where the logit is no better than
-    chance (nor where it is no number), so that no increasing map makes a probability of it.
+    separated, p is as sure as their number allows, and no surer. `before` is what it takes the place of.
+
+    Raises ConfigError where the logit is no better than chance (nor where it is no number), so that no increasing map
+    makes a probability of it.
     """
     logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, bool)
     worth, scale, offset = auroc(logit, label), 0.0, 0.0
@@ -71,7 +75,7 @@ def fit_platt(logit_N: ArrayLike, label_N: ArrayLike, fitted_on: str) -> Calibra
         offset=offset,
         fitted_on=fitted_on,
         images=len(logit),
-        ece_before=expected_calibration_error(sigmoid(logit), label),
+        ece_before=expected_calibration_error(sigmoid(logit) if before is None else probability(logit, before), label),
         ece_after=expected_calibration_error(p_N, label),
         real=quantiles(p_N[~label]),
         generated=quantiles(p_N[label]),

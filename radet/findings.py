@@ -206,15 +206,21 @@ def _bound(analysis: Analysis) -> Iterator[str]:
     if not analysis.bound:
         return
     rows = [row for found in analysis.bound.values() for row in found]
-    informative = [row for row in rows if row.informative]
+    # A divergence that came out as none, of pictures too few for one, has no penalty; nor is a gap there for sure.
+    sure = [row for row in rows if row.informative and row.divergence > 0 and row.energy_gap.low > 0]
     best = max(rows, key=lambda row: row.bound)
-    if not informative:
+    if best.bound <= 0:
         yield (
             f"The bound of Theorem 4.3 is vacuous here at every strength: with a range of {RANGE:g} for the shift it "
             f"is {best.bound:.3g} at best, below zero, so it promises nothing."
         )
+    elif not sure:
+        yield (
+            "The bound of Theorem 4.3 promises nothing here: it is above zero only where the divergence was measured "
+            "as none, or where the Jacobian energies may as well be equal."
+        )
     else:
-        yield f"The bound of Theorem 4.3 is positive at {len(informative)} of {len(rows)} strengths and estimators."
+        yield f"The bound of Theorem 4.3 is positive at {len(sure)} of {len(rows)} strengths and estimators."
     first = rows[0]
     yield (
         f"At {first.rms * 255:.0f}/255 root mean square the Jacobians predict a gap of {first.first_order:.2g} and "

@@ -36,8 +36,12 @@ def share_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, 
 
 
 def expected_calibration_error(p_N: ArrayLike, label_N: ArrayLike, bins: int = 15) -> float:
-    """ECE over `bins` of equal count: mean |share of generated - mean p|, weighted by count."""
+    """ECE over `bins` of equal count: mean |share of generated - mean p|, weighted by count.
+
+    Of pictures that share a p each counts as their mean: else their order would decide which bins they lie in."""
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, np.float64)
+    _, place, count = np.unique(p, return_inverse=True, return_counts=True)
+    label = (np.bincount(place, label) / count)[place]
     order = np.argsort(p, kind="stable")
     gaps = [abs(label[part].mean() - p[part].mean()) * len(part) for part in np.array_split(order, bins) if len(part)]
     return float(sum(gaps) / len(p))

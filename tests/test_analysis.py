@@ -19,6 +19,7 @@ from radet.fit import refit
 from radet.metrics import auroc
 from radet.passes import EPSILONS
 from radet.separation import ALL, LEAST, separate, spreads
+from radet.shift_bound import bound_shift
 from radet.training import new_detector
 
 from .training import SIZE, tiny_recipe, write_encoder
@@ -66,7 +67,7 @@ def test_so_few_pictures_that_controls_tell_nothing_are_said_to_be(analysis: Ana
 
 def test_plots_show_any_name(analysis: Analysis) -> None:
     """A formula that is none, none at all, and two that are one once they are cut."""
-    names = {"made0": r"gen$\frac{1}$", "made1": "x" * 40 + "1", "made2": "x" * 40 + "2", "seen0": ""}
+    names = {"made0": r"gen$\frac{1}$", "made1": "x" * 40 + "1", "made2": "x" * 40 + "2", "seen0": "", "seen1": "相机"}
 
     def renamed(row: LayerRow) -> LayerRow:
         return row._replace(found=row.found._replace(source=names.get(row.found.source, row.found.source)))
@@ -129,6 +130,20 @@ def test_the_bound_is_vacuous_and_the_words_say_so(analysis: Analysis) -> None:
     smallest = analysis.bound["gaussian"][0]
     assert smallest.measured.value == pytest.approx(smallest.first_order, rel=0.5), "to first order"
     assert any("vacuous" in sentence for sentence in sentences(analysis))
+
+
+def test_a_bound_is_no_promise_where_its_parts_are_uncertain(analysis: Analysis) -> None:
+    def said(energies: list[float], divergence: float) -> str:
+        bound = bound_shift(
+            1.0, energies, [0.3, 0.5, 0.1, 0.1], np.array([True, True, False, False]), divergence, seed=0
+        )
+        assert bound.informative
+        return sentences(replace(analysis, bound={"knn": (bound,)}))[-1]
+
+    assert "is positive at 1 of 1" in said([8.0, 10.0, 2.0, 4.0], 0.1)
+    for energies, divergence in (([8.0, 10.0, 2.0, 4.0], -0.9), ([0.0, 12.0, 2.0, 4.0], 0.1)):
+        assert "is positive" not in said(energies, divergence)
+        assert "promises nothing" in said(energies, divergence)
 
 
 def test_json_and_tables_hold_it_all(analysis: Analysis) -> None:

@@ -82,4 +82,7 @@ def _empty(folder: Path) -> Path:
 
 def test_a_request_that_cannot_work_is_one_line(tmp_path: Path) -> None:
     assert "has no labels" in refused("analyze", str(_empty(tmp_path)), "--out", str(tmp_path / "o"))
+    (web := tmp_path / "web.csv").write_text("uri,label\nhttp://a.test/a.jpg,real\nhttp://a.test/b.jpg,fake\n")
+    told = "names 2 pictures on the web, the first http://a.test/a.jpg: an analysis reads files and S3 only"
+    assert told in refused("analyze", str(web), "--out", str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()

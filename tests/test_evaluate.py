@@ -26,6 +26,7 @@ from radet.config import DetectorConfig, model_id, resolve
 from radet.degradations import NEUTRAL
 from radet.errors import ConfigError
 from radet.evaluation import confusion
+from radet.metrics import expected_calibration_error
 from radet.ranking import Ranking
 
 from .browser import SIZES, chromium, violations
@@ -171,6 +172,17 @@ def test_models_come_before_peers(tmp_path: Path) -> None:
     assert [entrant.source for entrant in entrants][:2] == [f"radet-lite, {lite}", f"{other}, {lite}"]
 
 
+def test_peers_on_two_detectors_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """A recipe's name is that of every checkpoint it made."""
+    other = tmp_path / "other"
+    shutil.copytree(resolve("radet-lite"), other)
+    job = EvaluateJob(data="", models=("radet-lite",), peers=("radet-lite", str(other)), out=str(tmp_path / "out"))
+    entrants = _entrants(job, tmp_path / "peers")
+    assert len(entrants) == 15
+    for of_each in ({entrant.name for entrant in entrants}, {entrant.model for entrant in entrants}):
+        assert len(of_each) == len(entrants)
+
+
 def test_figures_are_of_the_stored_rows(found: tuple[Evaluation, EvaluateJob]) -> None:
     evaluation, job = found
     table = read_scores(f"{job.out}/scores/radet-lite").to_pylist()
@@ -267,6 +279,9 @@ def test_the_page_in_a_browser(found: tuple[Evaluation, EvaluateJob], tree: Path
                 )
                 assert [text for text, across in heads if across < 120] == []
             assert violations(page) == []
+            page.emulate_media(media="print")  # on paper nothing can be moved into view
+            cut = page.evaluate("[...document.querySelectorAll('.wide')].map(e => getComputedStyle(e).overflowX)")
+            assert set(cut) == {"visible"}
             page.close()
 
 
@@ -315,6 +330,11 @@ def test_rates_are_kept_under_the_conditions_of_an_evaluation(
     (run,) = set(runs.glob("*.json")) - before
     assert json.loads(run.read_text())["work"]["scored"] == 0
     assert config.calibration is not None
+    p_before = scored["clean"].p
+    assert p_before is not None
+    error = expected_calibration_error(p_before[order], generated)
+    assert config.calibration.ece_before == pytest.approx(error, abs=1e-6)
+    assert config.calibration.ece_after < error
     real = order[~generated]
     p = {name: probability(scored[name].score, config.calibration)[real] for name in ("clean", "jpeg:50")}
     for threshold in config.thresholds:

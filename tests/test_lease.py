@@ -113,6 +113,7 @@ def test_on_s3_a_writer_learns_that_it_was_taken_over(s3: S3Server, monkeypatch:
     with Lease(folder) as lease:
         folder.write(NAME, ELSEWHERE)
         await_lost(lease)
+        assert lease.taken
     assert folder.read(NAME) == ELSEWHERE  # the new holder's lock is left alone
     folder.delete([NAME])
     with Lease(folder) as lease:
@@ -257,6 +258,7 @@ def test_on_s3_a_writer_goes_on_after_an_outage_in_which_nobody_took_over(
     with Lease(folder) as lease:
         between.faults = lambda _: "503"
         await_lost(lease)
+        assert not lease.taken
         between.faults = None
         deadline = time.monotonic() + 10
         while lease.lost:

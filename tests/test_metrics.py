@@ -43,6 +43,14 @@ def test_intervals_of_a_share() -> None:
     assert share_interval(10, 10)[1] == 1.0
 
 
+def test_calibration_error_of_ties_is_the_same_in_any_order() -> None:
+    """Copies of a picture, say, or all that a saturated detector gives 1."""
+    label = np.arange(40) < 20
+    for order in (np.arange(40), np.random.default_rng(0).permutation(40)):
+        assert expected_calibration_error(np.full(40, 0.5), label[order]) == pytest.approx(0)
+        assert expected_calibration_error(np.full(40, 0.7), label[order]) == pytest.approx(0.2)
+
+
 def test_calibration_error_of_an_honest_and_of_a_boastful_probability() -> None:
     p = RNG.random(20_000)
     label = RNG.random(20_000) < p

@@ -2,14 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from jobs.evaluate_screen import show_evaluation
+from jobs.stop import Stop
 from pipelines.evaluate import Contender, Evaluation, _rows
 from pipelines.labelled import Labelled
+from pipelines.plots import MOST
 from pipelines.report import evaluation_page
 from radet.config import DetectorConfig, resolve
 from radet.evaluation import Scored, kept_promises
@@ -62,8 +68,31 @@ def test_what_has_no_scores_has_no_figures(real: list[float], made: list[float])
     assert "nan" not in shown.get()
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_an_evaluation_that_judged_nothing_has_failed(tmp_path: Path) -> None:
+    for label in ("0_real", "1_fake"):
+        (tmp_path / "tree" / label).mkdir(parents=True)
+        (tmp_path / "tree" / label / "a.png").write_bytes(b"no picture")
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "tree"), "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, Stop)
+    assert done.exception.code == 1
+    assert str(done.exception).startswith("no real and no generated picture could be scored")
+    assert "no known image signature" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_detectors_that_plots_have_no_room_for_are_named() -> None:
+    found = evaluation(REAL, MADE)
+    names = [f"detector {number}" for number in range(MOST + 2)]
+    contenders = [replace(found.contenders[0], name=name) for name in names]
+    rows = [row | {"detector": name} for name in names for row in found.rows]
+    page = evaluation_page(replace(found, contenders=contenders, rows=rows), "ours")
+    assert f"Plots hold {MOST} detectors: in tables alone are {', '.join(names[MOST:])}." in page
+    assert "Plots hold" not in evaluation_page(found, "ours")
+
+
 def test_names_are_text_in_plots_and_tables() -> None:
-    names = [r"gen$\frac{1}$", "a$b", "$", "", "<b>", "long " * 9]
+    names = [r"gen$\frac{1}$", "a$b", "$", "", "生成器 <b>", "long " * 9]
     page = evaluation_page(evaluation(REAL * 5, MADE * 5, names * 5), "ours")
     assert r"gen$\frac{1}$" in page
     assert "<th>(unnamed)</th>" in page

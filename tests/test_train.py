@@ -22,11 +22,12 @@ import yaml
 from PIL import Image
 
 from pipelines.feed import RayFeed
-from pipelines.labelled import list_labelled
+from pipelines.labelled import Labelled, list_labelled
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
-from pipelines.train import TrainJob, _asked, workers_on
+from pipelines.train import TrainJob, TrainWatcher, _asked, train, workers_on
 from pipelines.training_plan import TrainingPlan
+from pipelines.training_state import require_free
 from radet import Detector
 from radet.errors import ConfigError
 from radet.order import Portion
@@ -191,6 +192,31 @@ def test_a_run_goes_on_with_what_it_was_begun_with(corpus: Corpus, trained: Path
     assert f"since {trained} was begun these have changed: the validation pictures, the recipe's dropout; " in told
 
 
+class SecondRun(TrainWatcher):
+    """The same command again, as soon as a run has begun; then that one is stopped."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+
+    def opened(self, training: Labelled, validation: Labelled) -> None:
+        self.done = run(self._command)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_one_run_at_a_time_writes_to_an_output(corpus: Corpus, s3: S3Server, tmp_path: Path, place: str) -> None:
+    out = str(tmp_path / "out") if place == "local" else s3.url(f"train-twice/{os.getpid()}")
+    second = SecondRun(corpus.command(out, "--resume"))
+    job = TrainJob(recipe=corpus.recipe, data=str(corpus.train), val=str(corpus.val), out=out, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, second)
+    assert second.done.returncode == 2, second.done.stderr
+    assert f"another run is writing to {out}/_train" in second.done.stderr
+    require_free(out, resume=False)  # what was refused, and what was stopped before its work, are no runs
+
+
 def test_what_a_worker_refuses_is_told_in_a_line_and_not_tried_again(corpus: Corpus, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus.train, tmp_path / "train"))
     for path in data.rglob("1_fake/*.png"):
@@ -295,8 +321,15 @@ def test_manifests_are_labelled_by_their_columns(corpus: Corpus, tmp_path: Path)
 def test_data_that_teaches_nothing_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no labels"):
         list_labelled(str(corpus.root / "encoder"))
-    with pytest.raises(ConfigError, match="real pictures only"):
-        list_labelled(str(write_only_real(tmp_path)))
+    data = write_only_real(tmp_path)
+    shutil.copytree(data / "0_real", data / "generated")  # as labels go, a word and no folder
+    with pytest.raises(
+        ConfigError, match=r"real pictures only, and 1 without a label: .* folder .0_real, real, nature; 1_"
+    ):
+        list_labelled(str(data))
+    (tmp_path / "words.csv").write_text("uri,label\na.png,human\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no labels: .* a label column .real/fake or 0/1."):
+        list_labelled(str(tmp_path / "words.csv"))
 
 
 def write_only_real(folder: Path) -> Path:
