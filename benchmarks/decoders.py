@@ -1,6 +1,6 @@
 """Which JPEG decoder and resizer give the crop at the least cost? The measurement behind radet.images.
 
-    python benchmarks/decoders.py [--out benchmarks/results/decoders.json]
+    python -m benchmarks.decoders [--out benchmarks/results/decoders.json]
 
 Every candidate turns the same bytes into the same crop (shorter side 256, centre 224) on one thread of a process of its
 own. Reported: images per CPU-second (best of several rounds, spread over the run); memory that its imports add to an

@@ -110,7 +110,11 @@ def main() -> None:
     for result in results:
         print(result)
     first, last = results[0]["uss_rss_mib"], results[-1]["uss_rss_mib"]
-    growth = {role: [round(b / a - 1, 3) for a, b in zip(first[role], last[role], strict=True)] for role in first}
+    growth = {
+        role: [round(b / a - 1, 3) for a, b in zip(first[role], last[role], strict=True)]
+        for role in first
+        if role in last
+    }
     print("growth (USS, RSS):", growth)
     save("memory_evaluate" if asked.evaluate else "memory", {"runs": results, "growth_uss_rss": growth})
 

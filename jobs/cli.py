@@ -87,3 +87,7 @@ def main() -> None:
     except RadetError as error:
         _console.print(f"radet: {error}", style="red", soft_wrap=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

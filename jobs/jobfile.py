@@ -51,7 +51,7 @@ class ScoreSection:
 class TrainSection:
     """`radet train DATA --val VAL --config RECIPE --out OUT`; see its --help.
 
-    `config`   the recipe, as the driver finds it: below `working_dir`, or in the image
+    `config`   the recipe: a file below `working_dir`, one of radet's own by its name, or an absolute path in the image
     `workers`  in quotes: "2", or "2:8" to be elastic
     `resume`   on by default: a job that is sent again goes on, and one that never began begins
     """
@@ -114,8 +114,8 @@ class JobFile:
     `address`      the head's dashboard, http://HEAD:8265
     `env`          NAME=VALUE for the job's processes. Everyone who sees the dashboard can read it, so no secrets: those
                    come from the nodes' own environment (instance role, Kubernetes secret)
-    `working_dir`  a folder to send, relative to the job file; none where the nodes' image has radet
-    `include`      what of it is sent
+    `working_dir`  a folder to send, relative to the job file; none where the nodes' image has all that is wanted
+    `include`      what of it is sent: files and folders
     """
 
     name: str
@@ -209,6 +209,9 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
             given = data.get(section)
             if isinstance(given, dict) and isinstance(given.get(key), int):
                 raise ConfigError(f'{section}.{key}: in quotes, "2" or "2:8", which YAML reads as another number')
+        env = data.get("env", [])
+        if not isinstance(env, list) or not all(isinstance(line, str) for line in env):
+            raise ConfigError("env: a list, a line NAME=VALUE each")  # which does not repeat what may be a secret
 
     return from_yaml(JobFile, file, change)
 

@@ -50,6 +50,8 @@ def package(root: Path, include: Sequence[str]) -> Package:
     Raises ConfigError for a part that is not there, for what leaves the folder, by a link too, for what looks like a
     secret, which every node would get, and above 64 MiB.
     """
+    if not root.is_dir():
+        raise ConfigError(f"working_dir: no such folder: {root}")
     names = sorted({name for part in include for name in _files(root, part)})
     size = sum((root / name).stat().st_size for name in names)
     if size > _MAX_BYTES:
@@ -64,7 +66,7 @@ def _files(root: Path, part: str) -> Iterator[str]:
     start = Path(os.path.normpath(root / part))
     _require_inside(root, start, part)
     if not start.exists():
-        raise ConfigError(f"include: the working_dir {root} has no {part}")
+        raise ConfigError(f"include: the working_dir {root} has no {part}: name what is to be sent")
     for path in [start] if start.is_file() else sorted(start.rglob("*")):
         parts = path.relative_to(root).parts
         if path.is_file() and not any(name.startswith(".") or name in _LEFT_OUT for name in parts):

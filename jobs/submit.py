@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from jobs.jobfile import JobFile, read, without_password
 from jobs.package import Package, package
+from jobs.shipped import JOB_FILES, RECIPES, here_or_shipped, shipped
 from radet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ _say = partial(Console(stderr=True, highlight=False, markup=False).print, soft_w
 
 
 def submit(
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run: see jobs/nightly-score.yaml.")],
+    job: Annotated[
+        Path, typer.Argument(metavar="JOB.yaml", help=f"What to run: a YAML file, or one of {', '.join(JOB_FILES)}.")
+    ],
     address: _ADDRESS = None,
     wait: Annotated[bool, typer.Option(help="Follow the log, and end with the job's exit code.")] = True,
     overrides: Annotated[
@@ -58,7 +62,9 @@ def submit(
 
     [bold]Exit codes[/bold]: the job's own (see `radet score --help`); 1 if the head is lost, too; 2 it cannot be sent.
     """
+    job = here_or_shipped(job, JOB_FILES)
     wanted = read(job, overrides or ())
+    _require_lasting(wanted)
     found = _package(wanted, job)
     address = address or wanted.address or _HERE
     run = wanted.run or datetime.now(UTC).date().isoformat()
@@ -188,17 +194,30 @@ def _digest(wanted: JobFile, found: Package | None) -> str:
 
 
 def _package(wanted: JobFile, file: Path) -> Package | None:
-    """The folder to send; a recipe in it is read, so that a wrong one is not found out on the cluster."""
-    if wanted.working_dir is None:
-        return None
-    found = package((file.parent / wanted.working_dir).resolve(), wanted.include)
+    """The folder to send."""
+    root = (file.parent / (wanted.working_dir or ".")).resolve()
+    found = None if wanted.working_dir is None else package(root, wanted.include)
     if wanted.train is not None and not Path(wanted.train.config).is_absolute():
-        if os.path.normpath(wanted.train.config) not in found.names:
-            raise ConfigError(f"train.config: {wanted.train.config} is not among the files that are sent: see include")
-        from radet.recipe import Recipe
-
-        Recipe.read(found.root / wanted.train.config)
+        _require_recipe(wanted.train.config, root, () if found is None else found.names)
     return found
+
+
+def _require_lasting(wanted: JobFile) -> None:
+    """A run says that all went well, and what it wrote into the folder that Ray lets a job run in is soon gone."""
+    out = getattr(getattr(wanted, wanted.command), "out", None)
+    if out is not None and "://" not in out and not Path(out).is_absolute():
+        raise ConfigError(f"{wanted.command}.out: s3://BUCKET/PREFIX, or a path that begins with /, not {out!r}")
+
+
+def _require_recipe(config: str, root: Path, sent: Sequence[str]) -> None:
+    """One that is not there, is wrong, or is another than the one that is meant, is not found out on the cluster."""
+    from radet.recipe import Recipe
+
+    ours, here = shipped(Path(config), RECIPES), root / config
+    if os.path.normpath(config) in sent:
+        Recipe.read(here)
+    elif ours is None or (here.exists() and not here.samefile(ours)):
+        raise ConfigError(f"train.config: {config} is not among the files that are sent: see working_dir and include")
 
 
 def _described(wanted: JobFile, found: Package | None, address: str, run: str) -> dict[str, Any]:

@@ -163,7 +163,8 @@ def _show(console: Console, job: TrainJob, trained: Trained, detector: Detector)
             f"  at {threshold.target_fpr:.0%} false positives (95 % interval {low:.1%} to {high:.1%}): "
             f"finds {threshold.tpr:.0%}, threshold {threshold.value:.3f}"
         )
-    say(f"Checkpoint: {job.out} ({detector.model_id}); score with it: radet score SRC --model {job.out} --out OUT")
+    command = f"radet score SRC --model {shlex.quote(job.out)} --out OUT"
+    say(f"Checkpoint: {job.out} ({detector.model_id}); score with it: {command}")
 
 
 def _finite(told: dict[str, float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -66,7 +67,7 @@ def from_yaml(cls: type[_T], file: str | Path, change: Callable[[Any], None] | N
     try:
         data = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date in month 13
-        raise ConfigError(f"{file} cannot be read as YAML: {error}") from None
+        raise ConfigError(f"{file} cannot be read as YAML: {_in_a_line(error)}") from None
     try:
         if change is not None:
             change(data)
@@ -108,4 +109,12 @@ def _value(hint: Any, value: object, where: str, complete: bool) -> object:
 
 def _shown(value: object) -> str:
     """As a file writes it."""
+    if isinstance(value, date):
+        return str(value)  # in quotes it would be right
     return json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error)

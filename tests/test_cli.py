@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from jobs.serve import serve
 from jobs.stop import SCORES_ARE_KEPT, Stop
+from pipelines.lease import NAME as LOCK
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
 from radet.config import DetectorConfig, model_id, resolve
@@ -184,6 +186,7 @@ def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest
     monkeypatch.setattr("pipelines.serve.require_place", lambda *_: None)
     monkeypatch.setattr("pipelines.serve.start", start)
     monkeypatch.setattr("pipelines.serve.stop", lambda **_: None)
+    monkeypatch.setattr("pipelines.alive.lost", lambda: None)  # it asks a Ray that is not there, and would start one
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Stop, match="before the service was ready"):
@@ -199,11 +202,34 @@ def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:
         assert "another run is writing" in refused("score", corpus, "--out", out)
 
 
+def test_a_second_evaluation_is_refused(tmp_path: Path, corpus: str) -> None:
+    """Each writes which inputs are to be scored, for all of its detectors."""
+    for label in ("0_real", "1_fake"):
+        shutil.copytree(corpus, tmp_path / "tree" / label)
+    out = str(tmp_path / "out")
+    with Lease(open_folder(out)):
+        assert "another run is writing" in refused("evaluate", str(tmp_path / "tree"), "--out", out)
+    assert [path.name for path in Path(out).iterdir()] == [LOCK]
+
+
 def test_models_are_listed_and_checked() -> None:
     assert "radet-lite" in radet("models", "list").stdout
     done = radet("models", "selftest", "radet-lite")
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
+
+
+def test_a_detector_that_measures_nothing_is_not_made(tmp_path: Path) -> None:
+    encoder = ["--family", "timm", "--encoder", "tf_efficientnet_lite0", "--weights", "hub:x", "--real", str(tmp_path)]
+    done = radet("models", "fit", "--probe", "none", *encoder, "--out", str(tmp_path / "made"))
+    assert done.returncode == 2
+    assert "'none' is not one of 'gaussian'" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("image", ["https://example.org/a.jpg", "s3://bucket/a.jpg"])
+def test_what_is_no_file_is_not_explained(tmp_path: Path, image: str) -> None:
+    assert f"{image} is no file: " in refused("explain", image, "--out", str(tmp_path / "why"))
+    assert not (tmp_path / "why").exists()
 
 
 def test_a_detector_in_another_precision_is_another_detector(tmp_path: Path) -> None:

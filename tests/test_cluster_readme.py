@@ -50,8 +50,11 @@ def test_the_arithmetic_adds_up() -> None:
         assert rate * ms / 1000 == pytest.approx(cores, abs=0.06)
     assert pytest.approx(0.48, abs=0.01) == 1e6 / 570 / 3600 * 0.98
     assert pytest.approx(1.38, abs=0.01) == 1e6 / 1010 / 3600 * 5
-    assert pytest.approx(9, abs=0.6) == 1e6 / 31 / 3600
-    assert pytest.approx(114, abs=2) == 1e6 / 2.44 / 3600
+    for name, rate, hours in (("lite", "32", 9), ("clip_b16_fp32", "2.44", 114)):
+        found = json.loads((ROOT / "benchmarks" / "results" / f"throughput_{name}.json").read_text())
+        assert found["results"][0]["pipeline"] / found["machine"]["cores"] == pytest.approx(float(rate), rel=0.01)
+        assert f" {rate} images/s a core " in TEXT
+        assert pytest.approx(hours, rel=0.05) == 1e6 / float(rate) / 3600
 
 
 @pytest.mark.parametrize(("result", "place"), [("scale_parquet", 0), ("scale_s3", 1)])

@@ -164,8 +164,9 @@ def test_hub_checkpoints_come_from_the_hub_cache(tmp_path):
     code = "from radet.config import resolve, model_id; print(model_id(resolve('hf://org/{}')))"
     offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     assert run(code.format("name"), **offline).stdout.strip() == model_id(LITE)
-    absent = run(code.format("absent"), **offline)
-    assert "radet.errors.ModelError: hf://org/absent cannot be fetched" in absent.stderr
+    nowhere = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    for absent in (run(code.format("absent"), **offline), run(code.format("absent"), **nowhere)):
+        assert absent.stderr.splitlines()[-1].startswith("radet.errors.ModelError: hf://org/absent cannot be fetched")
 
 
 def test_model_id_changes_with_what_changes_a_score_and_with_nothing_else(checkpoint):

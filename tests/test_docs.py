@@ -1,6 +1,7 @@
 """The documents' commands and snippets, run as far as they can be here."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -72,6 +73,20 @@ def test_the_readmes_figures_are_those_that_were_measured() -> None:
     for line in found:
         assert importlib.util.find_spec(f"benchmarks.{line.command.split()[0]}")
         assert line.ratio > 0
+
+
+def test_figures_beside_the_table_are_those_that_were_measured() -> None:
+    def results(name: str) -> Any:
+        return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
+
+    readme, more = TEXTS["README.md"], TEXTS["docs/benchmarks.md"]
+    for name, cost in zip(("radet-lite", "CLIP ViT-B/16 fp32"), results("cost"), strict=True):
+        ms = [cost["parts"][part]["ms"] for part in ("encoder pass", "probe", "lowlevel", "whole")]
+        assert f"| {name} | {' | '.join(f'{x:.0f}' for x in ms)} | {cost['parts']['whole']['gmac']:.1f} |" in more
+    lite, clip = (results(f"throughput_{name}")[0]["pipeline"] for name in ("lite", "clip_b16_fp32"))
+    assert f"scores {clip:.0f} images a second on two cores where `radet-lite`\nscores {lite:.0f}." in readme
+    own = [process["own"] for name in ("parquet", "s3") for process in results(f"scale_{name}")["memory"].values()]
+    assert f"no process with more than {max(x['late_mib'] - x['early_mib'] for x in own)} MiB of its own" in readme
 
 
 def test_every_heading_that_is_linked_to_is_there() -> None:

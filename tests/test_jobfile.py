@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs import jobfile
 from jobs.cli import app
 from jobs.package import package
-from jobs.submit import _show
+from jobs.submit import _package, _show
 from radet.errors import ConfigError
 
 from .conftest import ROOT
@@ -88,6 +88,7 @@ def test_overrides_keep_text_that_yaml_would_read_as_something_else(tmp_path: Pa
         (SCORE + "serve: {}\n", [], "one of the sections"),
         (SCORE, ["name=Night Run"], "lower-case"),
         (SCORE, ["run=a/b"], "run: up to 63"),
+        (SCORE + "run: 2026-11-21\n", [], "run must be text, in quotes if need be, not 2026-11-21"),
         (SCORE, ["score.limit=many"], 'score.limit must be a whole number, not "many"'),
         (SCORE, ["train.data=x"], "no section 'train'"),
         (SCORE, ["limit"], "--set takes KEY=VALUE"),
@@ -100,7 +101,7 @@ def test_overrides_keep_text_that_yaml_would_read_as_something_else(tmp_path: Pa
         ("- a\n- b\n", [], "must be an object"),
         ("- a\n- b\n", ["name=x"], "must be an object"),
         ("", ["score.limit=1"], "must be an object"),
-        ("a: [", [], "cannot be read as YAML"),
+        ("a: [", [], "cannot be read as YAML: line 1, column 5: "),
         (SCORE, ["score.limit=[1"], "--set score.limit=[1: what stands after = cannot be read as YAML"),
         (SCORE, ["score.limit=2026-13-45"], "cannot be read as YAML"),
         (SCORE, ["run=1", "env=[{]"], "cannot be read as YAML"),
@@ -144,6 +145,13 @@ def test_secrets_are_no_variables_and_are_not_repeated(tmp_path: Path, line: str
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("env", ["{KEY: hunter2}", "[KEY: hunter2]", "KEY=hunter2", "[[KEY=hunter2]]"])
+def test_variables_that_are_written_otherwise_are_not_repeated(tmp_path: Path, env: str) -> None:
+    with pytest.raises(ConfigError, match="env: a list, a line NAME=VALUE each") as refused:
+        jobfile.read(write(tmp_path, f"{SCORE}env: {env}\n"))
+    assert "hunter2" not in str(refused.value)
+
+
 def test_what_is_no_secret_may_be_a_variable(tmp_path: Path) -> None:
     lines = [
         "AWS_REGION=eu-central-1",
@@ -158,7 +166,7 @@ def test_what_is_no_secret_may_be_a_variable(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_read_before_it_is_sent(tmp_path: Path) -> None:
-    train = "name: t\nworking_dir: .\ninclude: [r.yaml]\ntrain: {data: a, val: b, config: r.yaml, out: d}\n"
+    train = "name: t\nworking_dir: .\ninclude: [r.yaml]\ntrain: {data: a, val: b, config: r.yaml, out: /d}\n"
     (tmp_path / "r.yaml").write_text("name: x\nepoch: 3\n")
     done = radet("submit", str(write(tmp_path, train)), "--dry-run")
     assert done.returncode == 2
@@ -173,6 +181,30 @@ def test_a_recipe_is_read_before_it_is_sent(tmp_path: Path) -> None:
         assert "unknown key 'epoch'" in done.stderr, "a link, and any way to spell it"
 
 
+def test_a_recipe_that_is_not_sent_is_radets_own(tmp_path: Path) -> None:
+    """Not another one of that name, which lies here and stays here."""
+    file = write(tmp_path, "name: t\ntrain: {data: s3://b/a, val: s3://b/v, config: train-lite.yaml, out: s3://b/o}\n")
+    assert _package(jobfile.read(file), file) is None
+    with pytest.raises(
+        ConfigError, match=r"my\.yaml is not among the files that are sent: see working_dir and include"
+    ):
+        _package(jobfile.read(file, ["train.config=my.yaml"]), file)
+    (tmp_path / "train-lite.yaml").write_text("name: mine\n")
+    with pytest.raises(ConfigError, match=r"train-lite\.yaml is not among the files that are sent"):
+        _package(jobfile.read(file), file)
+    assert _package(jobfile.read(file, ["train.config=/opt/other.yaml"]), file) is None
+
+
+@pytest.mark.parametrize("out", ["scores", "./scores", "~/scores"])
+def test_results_do_not_go_where_the_job_runs(tmp_path: Path, out: str) -> None:
+    """There Ray deletes them."""
+    done = radet("submit", str(write(tmp_path, SCORE)), "--dry-run", "--set", f"score.out={out}")
+    assert done.returncode == 2
+    assert f"score.out: s3://BUCKET/PREFIX, or a path that begins with /, not '{out}'" in done.stderr
+    done = radet("submit", str(tmp_path / "job.yaml"), "--dry-run", "--set", "score.out=/mnt/scores")
+    assert done.returncode == 0
+
+
 def test_a_package_holds_what_was_named_and_is_the_same_each_time(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("a/x.py", "a/__pycache__/x.pyc", "a/.hidden", "b/big.bin", "c.yaml"):
@@ -185,9 +217,11 @@ def test_a_package_holds_what_was_named_and_is_the_same_each_time(tmp_path: Path
         found.write(archive)
         (root / "c.yaml").touch()
     assert archives[0].read_bytes() == archives[1].read_bytes()
-    for part, says in (("../x", "outside"), ("d", "has no d"), ("/etc/hosts", "outside")):
+    for part, says in (("../x", "outside"), ("d", "has no d: name what is to be sent"), ("/etc/hosts", "outside")):
         with pytest.raises(ConfigError, match=says):
             package(root, [part])
+    with pytest.raises(ConfigError, match="working_dir: no such folder: "):
+        package(tmp_path / "other", [])
 
 
 def test_a_package_is_code_and_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
