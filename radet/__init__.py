@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in {"Detector", "Evidence"}:
         raise AttributeError(f"module 'radet' has no attribute {name!r}")

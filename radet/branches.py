@@ -21,7 +21,7 @@ from radet.config import HeadsConfig
 from radet.group_norm import GroupNorm
 from radet.residuals import local_dependency
 from radet.standardise import Standardise
-from radet.tensors import steady_convolutions
+from radet.tensors import steady_arithmetic
 
 _GROUPS = 8
 
@@ -126,7 +126,6 @@ class LowLevelBranch(nn.Module):
     def freeze(self, real: Statistics) -> None:
         self.scale.copy_(real.residual_std.median())
 
-    @steady_convolutions()
     def forward(self, seen: Seen) -> Tensor:
         h_BFHW = self.stages(local_dependency(seen.pixels) / self.scale)
         logit_B1: Tensor = self.read(torch.cat([h_BFHW.mean((2, 3)), h_BFHW.amax((2, 3))], dim=1))
@@ -172,6 +171,7 @@ class Heads(nn.Module):
         if self.attribution is not None:
             self.attribution.standard.fit(real.features)
 
+    @steady_arithmetic()
     def forward(self, seen: Seen) -> Answer:
         logits = {name: branch(seen) for name, branch in self.branches.items()}
         weight = nn.functional.softplus(self.weight)

@@ -23,8 +23,8 @@ FORMAT_VERSION = 1
 Family = Literal["open_clip", "transformers", "timm"]
 Precision = Literal["fp32", "bf16"]
 Rounding = Literal["none", "int8"]
-FixedProbe = Literal["none", "gaussian", "blur", "minder", "haar"]
-ProbeKind = Literal[FixedProbe, "drp"]
+FixedProbe = Literal["gaussian", "blur", "minder", "haar"]
+ProbeKind = Literal["none", FixedProbe, "drp"]
 BranchName = Literal["semantic", "discrepancy", "lowlevel"]
 
 #: Shares at which a checkpoint keeps quantiles.
@@ -209,7 +209,8 @@ class CalibrationConfig:
     """p = sigmoid(scale * logit + offset): Platt scaling, at even odds of the two classes.
 
     `fitted_on`   which pictures, in words; `images` how many
-    `ece_before`  expected calibration error on them without and with it
+    `ece_before`  expected calibration error on them by the calibration before it, or where there was none by
+                  sigmoid(logit); and by this one
     `ece_after`
     `real`        quantiles of p_generated of the real ones, and of the generated ones, at the shares QUANTILES: what
     `generated`   later scores are compared with
@@ -368,7 +369,8 @@ def _download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (OSError, ValueError) as error:  # hub errors are OSErrors; a malformed name is a ValueError
-        raise ModelError("weights_missing", f"hf://{repository} cannot be fetched: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError("weights_missing", f"hf://{repository} cannot be fetched: {reason}") from error
 
 
 def _check_quantiles(where: str, values: tuple[float, ...]) -> None:

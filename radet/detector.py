@@ -36,6 +36,7 @@ from radet.packed import FILE, packed_sha256, read_packed
 from radet.probes import LearnedProbe, build_probe
 from radet.rows import ImageLike, Row, read_row
 from radet.score import Score
+from radet.tensors import plain_tensors
 
 #: How many crops pass together on a GPU: as many as a run hands over (pipelines.plan). 64 are a tenth slower.
 CUDA_BATCH = 256
@@ -56,7 +57,7 @@ class Detector(nn.Module):
 
     A picture's score never depends on its neighbours. On a CPU pictures pass through the encoder one by one, which is
     bit-exact (BLAS blocks differ with the batch); on CUDA in batches. Thread-safe: threads take turns at every pass.
-    Other processes take it pickled; they must be spawned, since torch's threads do not survive a fork.
+    Other processes take it pickled, or forked: then on a CPU only, with one thread (radet.tensors).
     """
 
     def __init__(
@@ -106,14 +107,16 @@ class Detector(nn.Module):
         device = _usable_device(device)
         folder = resolve(name_or_path)
         config = in_precision(DetectorConfig.read(folder), precision)
-        encoder = load_encoder(config.encoder, folder, precision=config.precision)
-        same = encoder.sha256 == config.encoder.sha256
-        config = replace(config, encoder=replace(config.encoder, sha256=encoder.sha256))
-        detector = cls(config, encoder, None, folder)
         try:
-            detector.restore(config, load(read_packed(folder)), folder / FILE)
+            tensors = load(read_packed(folder))
         except safetensors.SafetensorError as error:
             raise ModelError("weights_mismatch", f"{folder / FILE} is no readable safetensors file: {error}") from None
+        with plain_tensors():
+            encoder = load_encoder(config.encoder, folder, precision=config.precision)
+            same = encoder.sha256 == config.encoder.sha256
+            config = replace(config, encoder=replace(config.encoder, sha256=encoder.sha256))
+            detector = cls(config, encoder, None, folder)
+            detector.restore(config, tensors, folder / FILE)
         if not same:
             from radet.selftest import require_golden  # noqa: PLC0415 - it imports this module
 

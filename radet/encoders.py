@@ -26,7 +26,7 @@ from radet.lean_import import without_compiler
 from radet.onednn import fold_norms, replace_linears
 from radet.patch_conv import replace_patch_convs
 from radet.quiet import silent_root_logger, without_bars
-from radet.tensors import one_at_a_time, round_int8, steady_convolutions, tensor_sha256
+from radet.tensors import one_at_a_time, round_int8, steady_arithmetic, tensor_sha256
 
 Readout = Callable[[Any], Tensor]
 
@@ -96,7 +96,7 @@ class FrozenEncoder(nn.Module):
         """Pixels in [0, 1], fp32 -> embeddings z_BD, fp32, not normalised. bf16 runs the tower under autocast."""
         with (
             torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-            steady_convolutions(bf16=self.precision == "bf16"),
+            steady_arithmetic(bf16=self.precision == "bf16"),
         ):
             return self.readout(self.tower((x_BCHW - self.mean) / self.std)).float()
 

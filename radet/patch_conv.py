@@ -8,7 +8,7 @@ from radet.onednn import linear
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel. On a GPU it is one matrix product of all patches of all pictures.
 
-    torch's convolution in bf16 without cuDNN (radet.tensors.steady_convolutions) takes one picture after the other: a
+    torch's convolution in bf16 without cuDNN (radet.tensors.steady_arithmetic) takes one picture after the other: a
     sixth of a score by CLIP ViT-B/16 on an H200.
     """
 

@@ -1,9 +1,11 @@
-"""Probes: perturbed copies of the pixels, and which embeddings are compared.
+"""Probes: perturbed copies of the pixels, and which embeddings are compared. Each has
+
+    groups               a picture's drift is the mean over the pairs of a group, and the smallest of the groups'
+                         drifts; no groups: no drift
+    views(x_BCHW, z_BD)  pixels in [0, 1] and their embeddings -> perturbed copies x'_BCHW, each in [0, 1]
 
 B batch, C=3 channels, H W pixels, D embedding width, K noise patterns
 """
-
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,25 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radet.config import ProbeConfig
-from radet.tensors import steady_convolutions
+from radet.tensors import steady_arithmetic
 from radet.unet import LightUNet
 
 #: Pairs of embeddings, by number: 0 is the clean picture, i > 0 the i-th view.
 Group = tuple[tuple[int, int], ...]
-
-
-class Probe(Protocol):
-    """A bounded perturbation of the pixels.
-
-    `groups`: a picture's drift is the mean over the pairs of a group, and the smallest of the groups' drifts.
-    No groups: no drift.
-    """
-
-    groups: tuple[Group, ...]
-
-    def views(self, x_BCHW: Tensor, z_BD: Tensor) -> list[Tensor]:
-        """Pixels in [0, 1] and their embeddings -> perturbed copies x'_BCHW, each in [0, 1]."""
-        ...
 
 
 class NoProbe(nn.Module):
@@ -120,7 +108,7 @@ class LearnedProbe(nn.Module):
         self.eps = config.eps
         self.network = LightUNet(dim, config.width)
 
-    @steady_convolutions()
+    @steady_arithmetic()
     def perturbation(self, x_BCHW: Tensor, z_BD: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """delta_BCHW. `eps` replaces the checkpoint's: a number, or one for each picture as [B, 1, 1, 1]."""
         return (self.eps if eps is None else eps) * torch.tanh(self.network(x_BCHW, z_BD))
@@ -129,10 +117,10 @@ class LearnedProbe(nn.Module):
         return [(x_BCHW + self.perturbation(x_BCHW, z_BD, eps)).clamp(0, 1)]
 
 
-AnyProbe = NoProbe | GaussianProbe | BlurProbe | MinderProbe | HaarProbe | LearnedProbe
+Probe = NoProbe | GaussianProbe | BlurProbe | MinderProbe | HaarProbe | LearnedProbe
 
 
-def build_probe(config: ProbeConfig, size: int, dim: int) -> AnyProbe:
+def build_probe(config: ProbeConfig, size: int, dim: int) -> Probe:
     """The probe of a checkpoint whose pictures are `size` pixels wide and high, and embeddings `dim` wide."""
     match config.kind:
         case "none":

@@ -118,8 +118,6 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the base class's names
 
     def _body(self) -> bytes:
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            pass  # the base class has answered it
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = []
