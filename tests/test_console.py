@@ -109,7 +109,7 @@ def test_rows_of_inputs_that_a_run_was_not_asked_for_are_told(out: io.StringIO, 
 def test_the_rate_of_a_whole_run_is_one_line(out: io.StringIO) -> None:
     work = {"rows": 9, "joined": 0, "same": 0, "scored": 9, "fetch_s": 1.0, "decode_s": 1.0, "score_s": 1.0}
     facts = {"work": work, "plan": {"loaders": 2, "scorers": 2}, "seconds": 42.0}
-    show_score(Console(file=out, width=80), ended() | facts, "out")
+    show_score(Console(file=out, width=40), ended() | facts, "out")
     assert "\n0.2 images/s over 42 s, most of it spent on starting up or waiting\n" in out.getvalue()
 
 
