@@ -91,6 +91,10 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
     if manifest["verdicts"]:
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in manifest["verdicts"].items())
         console.print(f"Verdicts: {verdicts}")
+        console.print("Most likely generated, by p_generated:")
+        for row in manifest["highest"]:
+            line = f"  {row['p_generated']:.3f}  {row['verdict']:9}  {_printable(row['uri'])}"
+            console.print(line, soft_wrap=True)
     elif manifest["statuses"].get("ok"):
         message = "Verdicts: none, this model is not calibrated: drift and logit are given, a probability is not"
         console.print(message, soft_wrap=True)
@@ -115,6 +119,7 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
         console.print(stages)
         console.print(rate, soft_wrap=True)
     console.print(f"Output: {out} (run {manifest['run']})", soft_wrap=True)
+    console.print(f"As a page: radet report {shlex.quote(out)}", soft_wrap=True)
 
 
 def show_nights(console: Console, nights: "Nights | None", out: str) -> None:
@@ -154,6 +159,11 @@ def _stages(manifest: dict[str, Any]) -> tuple[Table, str]:
         mark = "  <- bottleneck" if name == slowest else ""
         table.add_row(name, rate, str(workers), f"{busy[name]:.0%}{mark}")
     return table, whole
+
+
+def _printable(uri: str) -> str:
+    """A name may hold what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in uri)
 
 
 def _duration(seconds: float) -> str:

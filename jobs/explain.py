@@ -32,6 +32,7 @@ def explain(
     from PIL import Image
 
     from pipelines.new_folder import local_folder
+    from pipelines.s3 import greet
     from pipelines.storage import require_writable
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
@@ -43,6 +44,7 @@ def explain(
     console = Console(highlight=False, markup=False)
     folder = local_folder(out)
     require_writable(str(folder))
+    greet(model)
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
     failed = 0

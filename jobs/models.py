@@ -54,11 +54,13 @@ def selftest(
     The drift floor is how far an image "drifts" though nothing was changed, by rounding alone. A precision whose floor
     is over 1 % of the median drift of real images is refused: exit code 2.
     """
+    from pipelines.s3 import greet
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
     from radet.selftest import MAX_FLOOR
     from radet.selftest import selftest as check
 
+    greet(model)
     find_encoders()
     result = check(Detector.from_pretrained(local_model(model), device=device, precision=precision))
     _console.print(f"{result.model_id} in {result.precision} on {result.device}: passed")
@@ -87,9 +89,11 @@ def convert(
       radet models convert radet-clip-b16 --precision bf16 --out clip-bf16
     """
     from pipelines.new_folder import new_checkpoint, whole
+    from pipelines.s3 import greet
     from pipelines.weights import find_encoders, local_model
     from radet.detector import Detector
 
+    greet(model)
     find_encoders()
     folder = resolve(local_model(model))
     was = DetectorConfig.read(folder)

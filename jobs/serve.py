@@ -67,9 +67,11 @@ def serve(
     from pipelines.alive import lost
     from pipelines.cluster import connected
     from pipelines.process import cores, fill_cores
+    from pipelines.s3 import greet
     from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_place, require_room, start, stop
     from pipelines.weights import local_model
 
+    greet(model)
     folder = resolve(local_model(model))  # a wrong name or config is told before anything starts
     DetectorConfig.read(folder)
     keys = _wants_keys(here=address is None)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.fetch import Fetcher
 from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled, list_reference, refuse_web
+from pipelines.s3 import greet
 from pipelines.storage import Folder, open_folder, require_writable
 from pipelines.weights import find_encoders, local_model
 from radet.analysis import Analysis, analyse
@@ -54,6 +55,7 @@ def analyze(job: AnalyzeJob, told: Told) -> Analyzed:
 
     Raises ConfigError or ModelError, before any work, for a request that cannot work.
     """
+    greet(job.model, job.data, job.reference or "", job.out)
     listed = list_labelled(job.data)
     refuse_web(job.data, listed.locations, "an analysis")
     reference = None

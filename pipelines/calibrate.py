@@ -18,6 +18,7 @@ from pipelines.evaluation_inputs import input_id, manifest_of
 from pipelines.items import display
 from pipelines.labelled import list_labelled
 from pipelines.new_folder import new_checkpoint, whole
+from pipelines.s3 import greet
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
@@ -58,6 +59,7 @@ def calibrate(job: CalibrateJob, watcher: Watcher) -> DetectorConfig:
     """
     if not job.rates or not all(0 < rate < 1 for rate in job.rates):
         raise ConfigError("rates are shares between 0 and 1, such as 0.01")
+    greet(job.model, job.data)
     folder = resolve(local_model(job.model))
     chosen = conditions(job.suites)
     config = DetectorConfig.read(folder)

@@ -30,6 +30,7 @@ from radet.errors import ConfigError
 from radet.score import SCHEMA_VERSION
 
 PART_ROWS = 500_000
+HIGHEST = 5  # pictures that the manifest names
 _GROUP_ROWS = 5_000
 
 #: What a row has of its own, also when its content was scored under another input.
@@ -51,6 +52,7 @@ class Commit:
         self._blocks = ledger.staged()
         self._statuses: Counter[str] = Counter()
         self._verdicts: Counter[str] = Counter()
+        self._highest: list[dict[str, Any]] = []  # rows, the highest first
 
     def write(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Write parts, index and, last, the manifest (returned). `facts` are added to the manifest as they are.
@@ -76,6 +78,7 @@ class Commit:
             "rows": sum(part["rows"] for part in parts),
             "statuses": dict(self._statuses.most_common()),
             "verdicts": dict(self._verdicts.most_common()),
+            "highest": [{name: row[name] for name in ("uri", "p_generated", "verdict")} for row in self._highest],
             "parts": parts,
             "index": index,
             "folded_runs": sorted({run_of(name) for name in self._blocks} | {self._run}),
@@ -145,6 +148,7 @@ class Commit:
                 rows = table.filter(pc.not_equal(table["_kind"], SAME)).select(SCORE.names).cast(SCORE)
                 self._statuses.update(rows["status"].to_pylist())
                 self._verdicts.update(v for v in rows["verdict"].to_pylist() if v is not None)
+                self._rank(rows)
                 parts.add(rows)
             containers = self._index.containers()
             if containers:
@@ -152,6 +156,16 @@ class Commit:
                 blank = [None] * len(containers)
                 index.add(pa.table([key, version, blank, [False] * len(containers), count], schema=INDEX))
             return parts.close(), (index.close() or [index.empty()])[0]
+
+    def _rank(self, rows: pa.Table) -> None:
+        """Keep the pictures most likely generated, each content once; of equals, the first uri."""
+        least = self._highest[-1]["p_generated"] if len(self._highest) == HIGHEST else 0.0
+        likely = rows.select(["uri", "sha256", "p_generated", "verdict"]).filter(pc.field("p_generated") >= least)
+        ranked = sorted(self._highest + likely.to_pylist(), key=lambda row: (-row["p_generated"], row["uri"]))
+        once: dict[str, dict[str, Any]] = {}
+        for row in ranked:
+            once.setdefault(row["sha256"], row)
+        self._highest = list(once.values())[:HIGHEST]
 
 
 def _index_rows(table: pa.Table) -> pa.Table:

@@ -27,6 +27,7 @@ from pipelines.items import display
 from pipelines.labelled import Labelled, list_labelled
 from pipelines.lease import Lease
 from pipelines.ledger import Ledger
+from pipelines.s3 import greet
 from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
@@ -138,6 +139,7 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     chosen = conditions(job.suites, neutral=job.neutral)
     if len(set(job.models)) != len(job.models) or not job.models:
         raise ConfigError("name one model at least, and none twice")
+    greet(*job.models, *job.peers, job.data, job.out)
     for model in (*job.models, *job.peers):
         DetectorConfig.read(resolve_model(local_model(model)))
     labelled = draw(list_labelled(job.data), job.limit)

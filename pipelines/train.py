@@ -27,6 +27,7 @@ from pipelines.items import display
 from pipelines.labelled import Labelled
 from pipelines.lease import Lease, held
 from pipelines.process import cores, keep_to_core, tune
+from pipelines.s3 import greet
 from pipelines.storage import require_writable
 from pipelines.training_data import list_training
 from pipelines.training_plan import TrainingPlan
@@ -137,6 +138,7 @@ def train(job: TrainJob, watcher: TrainWatcher, publish: Callable[[Trained], Non
     pictures turn out to be unreadable, or where another run has taken over.
     """
     _check_workers(job)
+    greet(job.data, job.val, job.out)
     training, validation = list_training(job.data, job.val)
     require_free(job.out, resume=job.resume)
     require_writable(job.out)

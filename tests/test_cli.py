@@ -111,6 +111,19 @@ def test_a_missing_bucket_and_an_unreachable_server_are_one_clear_line(s3: S3Ser
     assert "could not be reached" in refused("score", s3.url("x"), "--out", "/tmp/o", **nowhere)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "s3://b/train", "--val", "s3://b/val", "--config", "train-lite.yaml", "--out", "s3://b/out"),
+        ("evaluate", "s3://b/val", "--out", "s3://b/out"),
+        ("models", "selftest", "s3://b/model"),
+    ],
+)
+def test_where_nothing_listens_for_s3_every_command_says_which_setting_to_check(command: tuple[str, ...]) -> None:
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    assert "check AWS_ENDPOINT_URL" in refused(*command, **nowhere)
+
+
 def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
     """By SIGTERM, as from a timeout or a scheduler; left to itself, Ray aborts with a trace of its C++."""
     with socket.create_server(("127.0.0.1", 0)) as server:

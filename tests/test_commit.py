@@ -173,6 +173,22 @@ def test_a_join_gives_way_to_the_row_that_was_scored_for_the_same_input(tmp_path
     assert rows_of(url) == {"a": 1.0}
 
 
+def test_a_manifest_names_the_pictures_most_likely_generated_each_once(tmp_path: Path) -> None:
+    p = {"a": 0.5, "b": 0.9, "c": 0.25, "d": 0.9, "e": None, "f": 0.125, "g": 0.0, "h": 0.75}
+    ledger, index, run = open_run(str(tmp_path / "out"), tmp_path, [*p, "copy of b"])
+    rows = [row(name, f"{n:x}", p_generated=p[name], verdict="real") for n, name in enumerate(p)]
+    ledger.stage(run, block(*rows[:4], row("copy of b", "1", JOIN)))
+    ledger.stage(run, block(*rows[4:]))
+    highest = commit(ledger, index, run)["highest"]
+    assert [(one["uri"], round(one["p_generated"], 3)) for one in highest] == [
+        ("b", 0.9),
+        ("d", 0.9),
+        ("h", 0.75),
+        ("a", 0.5),
+        ("c", 0.25),
+    ]
+
+
 def test_a_duplicate_keeps_its_score_when_its_original_changes_before_the_run_is_resumed(tmp_path: Path) -> None:
     url = str(tmp_path / "out")
     ledger, _, first = open_run(url, tmp_path, ["a", "b"])

@@ -92,9 +92,21 @@ def ended(*, rows: int = 9, ignored: dict[str, int] | None = None) -> dict[str, 
         "rows": rows,
         "statuses": {"ok": rows},
         "verdicts": {"real": rows},
+        "highest": [],
         "inputs": {"new": 6, "resumed": 4, "unchanged": 0, "repeated": 0, "ignored": ignored or {}},
         "work": {"joined": 0, "same": 1, "rows": 0},
     }
+
+
+def test_the_pictures_most_likely_generated_are_named_and_no_name_commands_the_terminal(out: io.StringIO) -> None:
+    highest = [
+        {"uri": "a [bold]b.jpg", "p_generated": 0.98765, "verdict": "generated"},
+        {"uri": "\x1b[2Jc.jpg", "p_generated": 0.5, "verdict": "uncertain"},
+    ]
+    show_score(Console(file=out, width=20, highlight=False, markup=False), ended() | {"highest": highest}, "out")
+    assert (
+        "\n  0.988  generated  a [bold]b.jpg\n  0.500  uncertain  \N{REPLACEMENT CHARACTER}[2Jc.jpg\n" in out.getvalue()
+    )
 
 
 @pytest.mark.parametrize(
