@@ -1,8 +1,8 @@
-"""A long storm over one scoring job on a real cluster of several nodes:  python -m benchmarks.chaos --seed 1
+"""A long storm over one scoring job on a real cluster of several nodes:  python -m benchmarks.chaos --seed 1 [--save chaos]
 
 Actors, nodes and the driver are killed in an order drawn from the seed, nodes are added, and S3 answers 503, loses
 answers and stalls in bursts. The output must hold every input exactly once, or the script ends with an error; what the
-storm cost is printed and written down. Starts an S3 server, a cluster and everything else by itself.
+storm cost is printed. Starts an S3 server, a cluster and everything else by itself.
 """
 
 import argparse
@@ -30,13 +30,15 @@ def main() -> None:
     arguments.add_argument("--deaths", type=int, default=12)
     arguments.add_argument("--nodes", type=int, default=2, help="of one CPU each")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--save", help="benchmarks/results/NAME.json")
     asked = arguments.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with tempfile.TemporaryDirectory(prefix="radet-chaos-") as name, start_s3(Path(name) / "s3") as s3:
         outcome = storm(s3, Path(name), asked)
     print(json.dumps(outcome, indent=2))
-    save("chaos", outcome)
+    if asked.save:
+        save(asked.save, outcome)
 
 
 def storm(s3: S3Server, folder: Path, asked: argparse.Namespace) -> dict[str, object]:

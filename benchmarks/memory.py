@@ -1,4 +1,4 @@
-"""Memory of a run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000] [--evaluate]
+"""Memory of a run at two corpus sizes:  python -m benchmarks.memory [--sizes 5000 50000] [--evaluate] [--save memory]
 
 The cheapest honest configuration (benchmarks.tiny), since the question is whether anything grows with the corpus.
 Reported per role: the largest unique set size (USS, what a process alone holds; libraries that others have left count
@@ -98,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000])
     parser.add_argument("--evaluate", action="store_true", help="of `radet evaluate`, not of `radet score`")
+    parser.add_argument("--save", help="benchmarks/results/NAME.json")
     asked = parser.parse_args()
     sizes, verb = sorted(asked.sizes), "evaluate" if asked.evaluate else "score"
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +117,8 @@ def main() -> None:
         if role in last
     }
     print("growth (USS, RSS):", growth)
-    save("memory_evaluate" if asked.evaluate else "memory", {"runs": results, "growth_uss_rss": growth})
+    if asked.save:
+        save(asked.save, {"runs": results, "growth_uss_rss": growth})
 
 
 if __name__ == "__main__":

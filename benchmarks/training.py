@@ -101,6 +101,8 @@ def main() -> None:
     recipe = Recipe.read(asked.config)
     recipe = replace(recipe, epochs=1, views=1)
     files = evenly(list_tree(asked.tree), asked.count)
+    if len(files) < 3 * recipe.global_batch:
+        parser.error(f"{len(files)} pictures are fewer than three steps of {recipe.global_batch}: give more")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         data, val = Path(name, "train"), Path(name, "val")

@@ -11,9 +11,9 @@ python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml --save var
     full        the recipe
 
 Training-free RIGID and MINDER are rows too: their drift is the score. Every row is judged on the same validation
-pictures: AUROC, AP, TPR at 1 and 5 % false positives; AUROC by generator (against all real pictures) and by pair group
-of manifest.csv, where both classes show the same kind of thing; each AUROC with a 95 % bootstrap interval. The learned
-probe's controls follow `full`.
+pictures: AUROC, AP, TPR at 1 and 5 % false positives; AUROC by generator (against all real pictures) and by pair group,
+where both classes show the same kind of thing, if a manifest.csv beside VAL tells them; each AUROC with a 95 % bootstrap
+interval. The learned probe's controls follow `full`.
 """
 
 import argparse
@@ -65,7 +65,9 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def pair_groups(manifest: Path) -> dict[str, str]:
-    """Pair group by file name."""
+    """Pair group by file name; none where there is no manifest."""
+    if not manifest.is_file():
+        return {}
     with manifest.open(encoding="utf-8") as file:
         return {Path(row["path"]).name: row["pair_group"] for row in csv.DictReader(file)}
 
@@ -85,7 +87,7 @@ def judge(score: Floats, files: list[LabelledFile], groups: dict[str, str]) -> d
     return {
         **{name: float(value[0]) for name, value in ranking.figures().items()},
         "interval": ranking.intervals(draws=DRAWS)["auroc"],
-        "pairs": float(np.mean([found["auroc"] for found in by_pair.values()])),
+        "pairs": float(np.mean([found["auroc"] for found in by_pair.values()])) if by_pair else None,
         "by_pair": by_pair,
         "by_generator": by_generator,
     }
