@@ -1,4 +1,6 @@
-"""A long storm over one scoring job on a real cluster of several nodes:  python -m benchmarks.chaos --seed 1 [--save chaos]
+"""A long storm over one scoring job on a real cluster of several nodes.
+
+python -m benchmarks.chaos [--seed 1] [--save chaos]
 
 Actors, nodes and the driver are killed in an order drawn from the seed, nodes are added, and S3 answers 503, loses
 answers and stalls in bursts. The output must hold every input exactly once, or the script ends with an error; what the

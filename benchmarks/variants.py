@@ -12,7 +12,7 @@ python -m benchmarks.variants TRAIN VAL --config jobs/train-lite.yaml --save var
 
 Training-free RIGID and MINDER are rows too: their drift is the score. Every row is judged on the same validation
 pictures: AUROC, AP, TPR at 1 and 5 % false positives; AUROC by generator (against all real pictures) and by pair group,
-where both classes show the same kind of thing, if a manifest.csv beside VAL tells them; each AUROC with a 95 % bootstrap
+where both classes show the same kind of thing, if a manifest.csv beside VAL tells; each AUROC with a 95 % bootstrap
 interval. The learned probe's controls follow `full`.
 """
 
