@@ -227,7 +227,7 @@ class Detector(nn.Module):
             yield
 
     def score(
-        self, images: Iterable[ImageLike], *, ids: Sequence[str] | None = None, batch_size: int = 32
+        self, images: Iterable[ImageLike], *, ids: Iterable[str] | None = None, batch_size: int = 32
     ) -> list[Score]:
         """One Score a picture, in order; what is wrong with a picture is its `status`, never an exception.
 
@@ -242,7 +242,7 @@ class Detector(nn.Module):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be >= 1, not {batch_size}")
         if ids is not None:
-            images = list(images)
+            images, ids = list(images), list(ids)
             if len(ids) != len(images):
                 raise ConfigError(f"{len(images)} images and {len(ids)} ids: give one id for each image")
         scores: list[Score] = []

@@ -86,6 +86,8 @@ def _read_file(path: str, limits: Limits) -> bytes:
         raise FetchError("forbidden", f"{path}: no permission to read it") from None
     except OSError as error:
         absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_NAME
+        if absent and "://" in path:
+            raise FetchError("not_found", f"{path} is no file: give the bytes that it leads to, or a path") from None
         raise FetchError("not_found" if absent else "unreachable", f"{path}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise FetchError("not_found", f"{path!r}: {error}") from None

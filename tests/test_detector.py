@@ -331,7 +331,7 @@ def test_any_iterable_of_pictures_will_do(lite):
     stream = (taken.append(position) or picture for position, picture in enumerate(raw))
     assert [(score.id, score.logit) for score in lite.score(stream, batch_size=2)] == expected
     assert taken == [0, 1, 2]
-    assert [score.id for score in lite.score(iter(raw), ids=["a", "b", "c"])] == ["a", "b", "c"]
+    assert [score.id for score in lite.score(iter(raw), ids=iter("abc"))] == ["a", "b", "c"]
     with pytest.raises(ConfigError, match="3 images and 1 ids"):
         lite.score(iter(raw), ids=["a"])
 

@@ -143,3 +143,10 @@ def test_an_orientation_that_only_xmp_tells_turns_neither(kind):
     data = encoded(photo(), kind, xmp=xmp)
     assert opened(data).getexif()[0x0112] == 6
     assert seen(opened(data))[0]["width"] == seen(data)[0]["width"] == photo().width
+
+
+def test_a_url_is_told_to_be_no_file():
+    facts = read_row("https://example.org/a.jpg", 0, POLICY).facts
+    assert (facts["status"], facts["uri"]) == ("not_found", "https://example.org/a.jpg")
+    assert "give the bytes that it leads to" in facts["error"]
+    assert "No such file" in read_row("absent.jpg", 0, POLICY).facts["error"]
