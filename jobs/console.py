@@ -98,6 +98,9 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
     elif manifest["statuses"].get("ok"):
         message = "Verdicts: none, this model is not calibrated: drift and logit are given, a probability is not"
         console.print(message, soft_wrap=True)
+    if origins := manifest["digital_source_types"]:
+        named = ", ".join(f"{count:,} {code}" for code, count in origins.items())
+        console.print(f"Files that tell their origin (digital_source_type, unverified): {named}", soft_wrap=True)
     others = manifest["rows"] + work["same"] - inputs["new"] - inputs["resumed"]
     notes = [
         (inputs["unchanged"], "unchanged since an earlier run"),

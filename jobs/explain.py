@@ -64,6 +64,8 @@ def explain(
         console.print(f"{image}: {name}.png", style="bold", soft_wrap=True)
         for sentence in found.sentences:
             console.print(f"  {sentence}", soft_wrap=True)
+        if origin := found.score.digital_source_type:
+            console.print(f"  The file says of itself: {origin} (not verified, no part of the score).", soft_wrap=True)
     if failed < len(images):
         console.print(f"Pictures and JSON: {out}", soft_wrap=True)
     if failed:

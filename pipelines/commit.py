@@ -52,6 +52,7 @@ class Commit:
         self._blocks = ledger.staged()
         self._statuses: Counter[str] = Counter()
         self._verdicts: Counter[str] = Counter()
+        self._origins: Counter[str] = Counter()
         self._highest: list[dict[str, Any]] = []  # rows, the highest first
 
     def write(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Commit:
             "rows": sum(part["rows"] for part in parts),
             "statuses": dict(self._statuses.most_common()),
             "verdicts": dict(self._verdicts.most_common()),
+            "digital_source_types": dict(self._origins.most_common()),
             "highest": [{name: row[name] for name in ("uri", "p_generated", "verdict")} for row in self._highest],
             "parts": parts,
             "index": index,
@@ -148,6 +150,7 @@ class Commit:
                 rows = table.filter(pc.not_equal(table["_kind"], SAME)).select(SCORE.names).cast(SCORE)
                 self._statuses.update(rows["status"].to_pylist())
                 self._verdicts.update(v for v in rows["verdict"].to_pylist() if v is not None)
+                self._origins.update(o for o in rows["digital_source_type"].to_pylist() if o is not None)
                 self._rank(rows)
                 parts.add(rows)
             containers = self._index.containers()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.schema import SCORE
+from pipelines.schema import SCORE, completed
 
 _OPEN = """
 PRAGMA journal_mode = OFF;
@@ -37,12 +37,12 @@ class Contents:
         self.missing += self._many("INSERT OR IGNORE INTO content VALUES (?, NULL)", [(sha,) for sha in shas])
 
     def offer(self, scored: pa.Table) -> None:
-        """Keep the rows, of SCORE's columns at least, that are wanted and not found yet."""
+        """Keep the rows, committed or staged ones, that are wanted and not found yet."""
         if not self.missing:
             return
         shas = scored["sha256"].to_pylist()
         wanted = pa.array([sha is not None and self._row(sha) == (None,) for sha in shas], pa.bool_())
-        rows = scored.filter(wanted).select(SCORE.names).cast(SCORE).cast(_PLAIN).to_pylist()
+        rows = completed(scored.filter(wanted)).cast(_PLAIN).to_pylist()
         found = [(json.dumps(list(row.values())), row["sha256"]) for row in rows]
         self.missing -= self._many("UPDATE content SET row = ? WHERE sha = ? AND row IS NULL", found)
 

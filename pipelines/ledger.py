@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from pipelines.index import Index, Known
 from pipelines.lease import NAME as LOCK
-from pipelines.schema import JOIN
+from pipelines.schema import JOIN, STAGED
 from pipelines.storage import TEMPORARY, LocalFolder, S3Folder
 from radet.errors import ConfigError
 
@@ -135,7 +135,8 @@ class Ledger:
         return name
 
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(io.BytesIO(self.folder.read(name)), columns=columns)
+        """A staged block; columns that its schema, an earlier one, lacks are null."""
+        return pq.read_table(io.BytesIO(self.folder.read(name)), columns=columns, schema=STAGED)
 
     def pieces(self, name: str) -> Iterator[pa.Table]:
         """A file of any size that a manifest lists, a few thousand rows in memory at a time. Raises ConfigError where

@@ -21,7 +21,10 @@ from radet.errors import ConfigError, FetchError, ImageError
 _SHOWN = 24  # pictures most likely generated
 _COPIES = 15  # contents with the most copies
 _ERRORS = 50  # inputs without a score
-_COLUMNS = ["id", "uri", "status", "error", "sha256", "phash", "p_generated", "logit", "verdict", "model_id"]
+_COLUMNS = [
+    *("id", "uri", "status", "error", "sha256", "phash", "digital_source_type"),
+    *("p_generated", "logit", "verdict", "model_id"),
+]
 
 
 def run_page(out: str, *, allow_http: bool = False) -> str:
@@ -48,6 +51,7 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
         tiles=_tiles(table, manifests, latest["model_id"]),
         statuses=Counter(table["status"].to_pylist()).most_common(),
         verdicts=Counter(v for v in scored["verdict"].to_pylist() if v is not None).most_common(),
+        origins=Counter(code for code in table["digital_source_type"].to_pylist() if code is not None).most_common(),
         errors=_errors(table),
         failed=len(table) - len(scored),
         histogram=plots.svg(_histogram(scored[by].to_numpy().astype(np.float64), by)) if len(scored) else None,

@@ -67,6 +67,14 @@ LOADED = pa.schema(
 )
 
 
+def completed(rows: pa.Table) -> pa.Table:
+    """SCORE's columns of rows that may be of an earlier schema: null where they have none."""
+    for field in SCORE:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(SCORE.names).cast(SCORE)
+
+
 def pack(table: pa.Table) -> pa.Table:
     """A table as ONE row.
 

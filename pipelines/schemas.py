@@ -182,6 +182,7 @@ EXAMPLE_SCORE: dict[str, Any] = {
     "height": 768,
     "format": "JPEG",
     "bytes": 183221,
+    "digital_source_type": "trainedAlgorithmicMedia",
     "logit": 1.84,
     "p_generated": 0.863,
     "verdict": "generated",
@@ -194,7 +195,7 @@ EXAMPLE_SCORE: dict[str, Any] = {
     "generator": "stylegan2",
     "model_id": "2f1c7be0a9d34e55",
     "scored_at": "2026-11-22T05:00:00.000Z",
-    "schema_version": 1,
+    "schema_version": SCHEMA_VERSION,
     "request_id": "0f8c2a6e-5b0e-4f0c-9a60-6d7f3c1f2a11",
     "external_id": "post-17",
     "band": {"real_below": 0.177, "generated_above": 0.733},
@@ -203,7 +204,7 @@ EXAMPLE_SCORE: dict[str, Any] = {
 
 EXAMPLE_BATCH: dict[str, Any] = {
     "request_id": "0f8c2a6e-5b0e-4f0c-9a60-6d7f3c1f2a11",
-    "schema_version": 1,
+    "schema_version": SCHEMA_VERSION,
     "items": [
         {"index": 0, "external_id": "post-17", "result": EXAMPLE_SCORE, "error": None},
         {"index": 1, "external_id": "post-18", "result": None, "error": {"code": "truncated", "message": "JPEG: ..."}},

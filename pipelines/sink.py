@@ -63,7 +63,8 @@ def read_scores(
             raise ConfigError(f"{out}/{part['name']} is gone, which a manifest in {out}/_runs lists") from None
         if verify and hashlib.sha256(data).hexdigest() != part["sha256"]:
             raise ConfigError(f"{out}/{part['name']} is damaged: its checksum is not the one in the manifest")
-        tables.append(pq.read_table(io.BytesIO(data), columns=wanted))
+        # Parts of an earlier schema lack columns, which are null then.
+        tables.append(pq.read_table(io.BytesIO(data), columns=wanted, schema=SCORE))
     table = pa.concat_tables(tables)
     if not history:
         order = pa.array(range(table.num_rows), pa.int64())

@@ -12,6 +12,7 @@ from radet.crop import CropPolicy
 from radet.errors import ConfigError, FetchError, ImageError
 from radet.files import read_file
 from radet.images import Limits, Pixels, decode_opened, decode_picture, read_header
+from radet.provenance import digital_source_type
 
 #: What a caller may hand in: raw bytes, a path, or an opened picture.
 ImageLike = bytes | bytearray | memoryview | str | Path | Image.Image
@@ -33,8 +34,8 @@ def read_row(image: ImageLike, position: int, policy: CropPolicy, limits: Limits
     """Read, hash, decode and crop one picture. Whatever is wrong with it becomes a status: never raises for a picture.
 
     `uri` is the path as given, or "#<position>" for bytes and opened pictures. An opened picture has no raw bytes, so
-    no sha256; its alpha, profile and orientation mean the same as in a file. Raises ConfigError for what is none of
-    these, MemoryError where there is no room to decode.
+    no sha256 and no claim of its origin; its alpha, profile and orientation mean the same as in a file. Raises
+    ConfigError for what is none of these, MemoryError where there is no room to decode.
     """
     if not isinstance(image, ImageLike):
         raise ConfigError(f"picture #{position} is a {type(image).__name__}: give bytes, a path or a picture of Pillow")
@@ -59,6 +60,7 @@ def see(data: bytes, policy: CropPolicy, limits: Limits = LIMITS) -> Row:
     try:
         header = read_header(data, limits)
         facts |= {"format": header.format, "width": header.width, "height": header.height}
+        facts["digital_source_type"] = digital_source_type(data)
         picture = decode_picture(data, header, policy, limits)
     except ImageError as error:
         return _refused(facts, error)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 #: Changes when a field is added, removed, renamed or given another meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Verdict = Literal["real", "uncertain", "generated"]
 
@@ -28,6 +28,7 @@ class Score:
     height: int | None = None
     format: str | None = None  # JPEG, PNG, WEBP ...
     bytes: int | None = None  # size of the raw data
+    digital_source_type: str | None = None  # what the file says of its origin, unverified (radet.provenance)
     logit: float | None = None  # > 0 leans to generated
     p_generated: float | None = None  # calibrated, in [0, 1]; null while the checkpoint is uncalibrated
     verdict: Verdict | None = None  # null while the checkpoint is uncalibrated

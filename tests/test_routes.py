@@ -73,7 +73,7 @@ def test_every_form_of_a_picture_scores_as_the_detector_does_alone(
     found = answer.json()
     same_score(found, alone)
     assert (found["id"], found["external_id"], found["request_id"]) == ("post-17", "post-17", "my-request.1")
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert found["band"]["real_below"] < found["band"]["generated_above"]
     assert found["timings"]["total_ms"] >= found["timings"]["inference_ms"] > 0
     assert set(found) >= set(Score.__slots__)
@@ -162,7 +162,7 @@ def test_explanations_as_json_and_as_a_picture(here: Service, picture: bytes, al
 def test_state(here: Service, alone: Score) -> None:
     model = ask(f"{here.url}/v1/model", method="GET").json()
     assert model["model_id"] == model["checkpoint_id"] == alone.model_id
-    assert (model["calibrated"], model["url_input"], model["schema_version"]) == (True, False, 1)
+    assert (model["calibrated"], model["url_input"], model["schema_version"]) == (True, False, 2)
     assert len(model["thresholds"]) == 3
     assert ask(f"{here.url}/healthz", method="GET").status == 200
     ready = ask(f"{here.url}/readyz", method="GET")

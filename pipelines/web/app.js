@@ -177,6 +177,9 @@ function showFound(card, told, name) {
   const facts = card.querySelector(".facts-list");
   facts.replaceChildren();
   add(facts, "Picture", `${score.width} × ${score.height} ${score.format}, ${score.bytes.toLocaleString("en")} bytes`);
+  if (score.digital_source_type) {
+    add(facts, "Says of itself", `${score.digital_source_type} (not verified, no part of the score)`);
+  }
   add(facts, "SHA-256", score.sha256);
   add(facts, "Model", score.model_id);
   if (band) {
