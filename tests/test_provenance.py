@@ -117,6 +117,19 @@ def test_a_run_tells_it_and_goes_on_with_an_output_of_an_earlier_schema(tmp_path
     }
 
 
+def test_a_killed_run_of_an_earlier_schema_is_gone_on_with(tmp_path: Path) -> None:
+    src, out = tmp_path / "src", tmp_path / "out"
+    src.mkdir()
+    for number in range(5):
+        (src / f"{number}.jpg").write_bytes(encoded(Image.new("RGB", (60, 60), (number, 0, 0)), "JPEG"))
+    nights = Nights(src, out)
+    nights.run(killed_after=1)
+    (staged,) = (out / "_staging").rglob("*.parquet")
+    pq.write_table(pq.read_table(io.BytesIO(staged.read_bytes())).drop_columns(["digital_source_type"]), staged)
+    assert nights.run().resumed == 3
+    assert told(out) == {f"{number}.jpg": None for number in range(5)}
+
+
 def told(out: Path) -> dict[str, str | None]:
     rows = read_scores(str(out), columns=["uri", "digital_source_type"]).to_pylist()
     return {Path(row["uri"]).name: row["digital_source_type"] for row in rows}
