@@ -11,7 +11,7 @@ import s3fs
 from pipelines.fetch import is_http
 from pipelines.items import BATCH_BYTES, URI_COLUMNS, Entry, Item, Shard, choose_column, display, id_of, named
 from pipelines.outage import READING, outage
-from radet.errors import ConfigError, ImageError
+from radet.errors import ConfigError, FetchError, ImageError
 
 _BYTES_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "img", "jpg", "png")
 _PIECE = 8 << 20  # of a column, read at once
@@ -147,7 +147,12 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
 def _item(place: str, data: Any, uri: Any, given: Any) -> Item:
     """The place makes it an input of its own: a uri beside bytes is but a name, which other rows may have too."""
     entry = Entry(id_of(given, place), display(str(uri)) if uri else place, "")
-    return Item(entry, data=(data["bytes"] if isinstance(data, dict) else data) or b"")
+    if not isinstance(data, dict):
+        return Item(entry, data=data or b"")
+    if data["bytes"] is None and data.get("path"):
+        why = f"the row has no bytes but the path {data['path']!r}: write the dataset with its pictures embedded"
+        return Item(entry, error=FetchError("not_found", why))
+    return Item(entry, data=data["bytes"] or b"")
 
 
 def _unread(body: dict[str, Any], row: int, error: Exception) -> Item:

@@ -128,6 +128,18 @@ def test_bytes_of_any_kind(tmp_path: Path, kind: pa.DataType) -> None:
     assert Cell(f"{tmp_path}/a.parquet", "v", "image", 0, 2).read() == b"1"
 
 
+def test_a_path_without_its_picture_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
+    """As Hugging Face's datasets are saved that only point at their files."""
+    pictures = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, {"bytes": None, "path": None}]
+    pq.write_table(
+        pa.table({"image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}),
+        tmp_path / "a.parquet",
+    )
+    there, apart, empty = items(tmp_path)
+    assert (there.data, empty.data) == (b"1", b"")
+    assert told(apart).startswith("not_found: the row has no bytes but the path 'b.jpg': ")
+
+
 def test_a_file_of_nulls_alone_is_one_of_empty_pictures(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": PICTURES}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.nulls(2)}), tmp_path / "b.parquet")
