@@ -58,22 +58,10 @@ from PIL import (
 )
 
 from radet.containers import Container, bounded, png_still, scan
-from radet.crop import DECODER, CropPolicy
+from radet.crop import CropPolicy
 from radet.errors import ImageError
 from radet.icc import to_srgb
 from radet.tiff import exif_orientation
-
-__all__ = [
-    "DECODER",
-    "CropPolicy",
-    "Header",
-    "Limits",
-    "Picture",
-    "crop_pixels",
-    "decode_opened",
-    "decode_picture",
-    "read_header",
-]
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
