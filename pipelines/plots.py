@@ -25,7 +25,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 _REAL, _GENERATED = "#0072B2", "#D55E00"
 MOST = 8  # lines in one picture
-_BINS = 40
+_BINS = 40  # of a histogram
+_CALIBRATION_BINS = 10
 _NAME = 18  # characters beside an axis
 
 
@@ -164,8 +165,8 @@ def robustness(found: Evaluation) -> Figure | None:
     return figure
 
 
-def reliability(found: Evaluation, bins: int = 10) -> Figure | None:
-    """Share of generated pictures over mean p_generated, in bins of equal count. None where nothing is calibrated."""
+def reliability(found: Evaluation) -> Figure | None:
+    """Share of generated pictures over mean p_generated, ten bins of equal count. None where nothing is calibrated."""
     calibrated = [c for c in found.contenders if c.scored[CLEAN].p is not None]
     if not calibrated:
         return None
@@ -176,7 +177,7 @@ def reliability(found: Evaluation, bins: int = 10) -> Figure | None:
         assert p is not None
         there = np.isfinite(p)
         p, label = p[there], found.labelled.generated[there]
-        parts = np.array_split(np.argsort(p, kind="stable"), bins)
+        parts = np.array_split(np.argsort(p, kind="stable"), _CALIBRATION_BINS)
         points = [(p[part].mean(), label[part].mean()) for part in parts if len(part)]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=in_plot(contender.name), **_style(number))
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean p_generated", ylabel="share that is generated")

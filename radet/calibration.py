@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 LEAST = 20  # pictures of each class that a probability and thresholds are fitted to
 
+_FNR = 0.05  # share of generated pictures that may be called real
 _ROUNDING = 1e-6  # of a probability
 _LEAST_WEIGHT = 1e-3  # of a branch that says nothing
 _WORTH = 0.55  # AUROC of a branch alone, below which it is not listened to
@@ -171,11 +172,11 @@ def fit_verdict(
     label_N: ArrayLike,
     *,
     fpr: float = 0.05,
-    fnr: float = 0.05,
     degraded: Mapping[str, ArrayLike] | None = None,
 ) -> VerdictConfig:
-    """The abstain band: above it at most `fpr` of real pictures, below it at most `fnr` of generated ones, as they are
-    and `degraded` (fit_thresholds).
+    """The abstain band: above it at most a share `fpr` of real pictures, below it at most 5 % of generated ones.
+
+    Both hold for the pictures as they are and `degraded` (see fit_thresholds).
 
     Where the two overlap (a detector that good), the band is empty: both ends are the upper threshold, or what lies
     between classes that are separated.
@@ -183,10 +184,10 @@ def fit_verdict(
     label = np.asarray(label_N, bool)
     copies = [np.asarray(p, np.float64) for p in (p_N, *(degraded or {}).values())]
     if (parting := _parting(copies, label)) is not None:
-        return VerdictConfig(real_below=parting, generated_above=parting, target_fpr=fpr, target_fnr=fnr)
+        return VerdictConfig(real_below=parting, generated_above=parting, target_fpr=fpr, target_fnr=_FNR)
     above = min(1.0, max(_between_scores(_finite(p[~label]), fpr) for p in copies))
-    below = max(0.0, min(-_between_scores(-_finite(p[label]), fnr) for p in copies))
-    return VerdictConfig(real_below=min(below, above), generated_above=above, target_fpr=fpr, target_fnr=fnr)
+    below = max(0.0, min(-_between_scores(-_finite(p[label]), _FNR) for p in copies))
+    return VerdictConfig(real_below=min(below, above), generated_above=above, target_fpr=fpr, target_fnr=_FNR)
 
 
 def _parting(copies: Sequence[Floats], label_N: NDArray[np.bool_]) -> float | None:

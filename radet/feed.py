@@ -23,6 +23,7 @@ from radet.rows import read_row
 from radet.training import MicroBatch
 
 _AHEAD = 4  # steps that are read before they are asked for
+_THREADS = 2
 
 
 class LabelledFile(NamedTuple):
@@ -59,11 +60,8 @@ def training_crop(data: bytes, position: int, view: int, recipe: Recipe) -> Pixe
 class LocalFeed:
     """A radet.loop.Feed of files. What cannot be read is skipped and named in `broken`."""
 
-    def __init__(
-        self, training: Sequence[LabelledFile], validation: Sequence[LabelledFile], recipe: Recipe, threads: int = 2
-    ) -> None:
+    def __init__(self, training: Sequence[LabelledFile], validation: Sequence[LabelledFile], recipe: Recipe) -> None:
         self._training, self._validation, self._recipe = training, validation, recipe
-        self._threads = threads
         self.broken: dict[str, str] = {}  # path -> what is wrong
         self.generated = np.array([file.generated for file in training], bool)
         self.sources = [file.source for file in training]
@@ -81,7 +79,7 @@ class LocalFeed:
                 self.broken[str(path)] = str(error)
                 return None
 
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             waiting: deque[list[tuple[Portion, list[Future[Pixels | None]]]]] = deque()
             for portions in steps:
                 waiting.append([(p, [pool.submit(load, int(position)) for position in p.pictures]) for p in portions])

@@ -64,8 +64,11 @@ def contrastive_margin(sums: Tensor, gamma: float, *, normalised: bool = True) -
     return Margin(loss, by_real, -1 / floor / n_f)
 
 
-def classification(fused_B: Tensor, branches: dict[str, Tensor], label_B: Tensor, branch_weight: float = 0.5) -> Tensor:
-    """BCE(fused) + branch_weight * sum_b BCE(branch_b) of each picture, [B]. Logits; labels 0 real, 1 generated."""
+def classification(fused_B: Tensor, branches: dict[str, Tensor], label_B: Tensor, branch_weight: float) -> Tensor:
+    """BCE(fused) + branch_weight * sum_b BCE(branch_b) of each picture, [B].
+
+    `fused_B` and each of `branches` are logits, [B]; `label_B` is 1 for generated pictures and 0 for real ones.
+    """
     bce = torch.nn.functional.binary_cross_entropy_with_logits
     label_B = label_B.to(fused_B.dtype)
     loss_B = bce(fused_B, label_B, reduction="none")

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from radet.errors import ConfigError
+from radet.ranking import LEVEL
 
 Floats = NDArray[np.float64]
 
-_LEVEL = 0.95
 _RANK = 1e-10  # axes with less than this share of the first one's variance carry rounding only
 
 
@@ -182,5 +182,5 @@ def _knn(distance: Floats, p: NDArray[np.intp], q: NDArray[np.intp], k: int, wid
 
 
 def _around(value: float, drawn: Floats, relabelled: Floats) -> Divergence:
-    low, high = value + np.quantile(drawn - drawn.mean(), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Divergence(value, float(low), float(high), float(np.quantile(relabelled, _LEVEL, method="higher")))
+    low, high = value + np.quantile(drawn - drawn.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Divergence(value, float(low), float(high), float(np.quantile(relabelled, LEVEL, method="higher")))

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radet.config import QUANTILES
-from radet.ranking import Ranking
+from radet.ranking import LEVEL, Ranking
 
 Floats = NDArray[np.float64]
+
+_BINS = 15  # of the expected calibration error
 
 
 def auroc(score_N: ArrayLike, label_N: ArrayLike) -> float:
@@ -25,25 +27,27 @@ def threshold_at(real_N: ArrayLike, fpr: float) -> float:
     return float(ordered[min(int(np.floor(fpr * len(ordered) + 1e-9)), len(ordered) - 1)])
 
 
-def share_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a share: exact, never too narrow."""
-    tail = (1 - level) / 2
+def share_interval(hits: int, trials: int) -> tuple[float, float]:
+    """The 95 % Clopper-Pearson interval of the share hits / trials, trials >= 1: exact, never too narrow."""
     from scipy.stats import beta  # noqa: PLC0415 - two seconds, which scoring does without
 
+    tail = (1 - LEVEL) / 2
     low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, trials - hits + 1))
     high = 1.0 if hits == trials else float(beta.ppf(1 - tail, hits + 1, trials - hits))
     return low, high
 
 
-def expected_calibration_error(p_N: ArrayLike, label_N: ArrayLike, bins: int = 15) -> float:
-    """ECE over `bins` of equal count: mean |share of generated - mean p|, weighted by count.
+def expected_calibration_error(p_N: ArrayLike, label_N: ArrayLike) -> float:
+    """ECE over 15 bins of equal count: mean |share of generated - mean p|, weighted by count; in [0, 1].
 
-    Of pictures that share a p each counts as their mean: else their order would decide which bins they lie in."""
+    Pictures with the same p all count with the mean of their labels. Otherwise their order would decide which of them
+    lie in which bin.
+    """
     p, label = np.asarray(p_N, np.float64), np.asarray(label_N, np.float64)
     _, place, count = np.unique(p, return_inverse=True, return_counts=True)
     label = (np.bincount(place, label) / count)[place]
     order = np.argsort(p, kind="stable")
-    gaps = [abs(label[part].mean() - p[part].mean()) * len(part) for part in np.array_split(order, bins) if len(part)]
+    gaps = [abs(label[part].mean() - p[part].mean()) * len(part) for part in np.array_split(order, _BINS) if len(part)]
     return float(sum(gaps) / len(p))
 
 

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+#: Of every interval that is called a 95 % interval.
+LEVEL = 0.95
+
 _AT_ONCE = 4_000_000  # weights in memory: 32 MB
 
 
@@ -56,14 +59,10 @@ class Ranking:
                 "tpr_at_5": self._tpr_at(0.05, tp_KG, fp_KG),
             }
 
-    def tpr_at(self, fpr: float) -> float:
-        """Share of generated pictures above the lowest threshold that at most a share `fpr` of the real ones exceed."""
-        return float(self._tpr_at(fpr, *self.curve())[0])
-
-    def intervals(self, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Percentile bootstrap intervals of `figures`; real and generated pictures are drawn apart."""
+    def intervals(self, *, draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % percentile bootstrap intervals of `figures`; real and generated pictures are drawn apart."""
         parts = [self.figures(weight_KN) for weight_KN in self._draws(draws, seed)]
-        bounds = [(1 - level) / 2, (1 + level) / 2]
+        bounds = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
         found = {}
         for name in parts[0]:
             values = np.concatenate([part[name] for part in parts])
@@ -83,6 +82,7 @@ class Ranking:
 
     @staticmethod
     def _tpr_at(fpr: float, tp_KG: Floats, fp_KG: Floats) -> Floats:
+        """Share of generated pictures above the lowest threshold that at most a share `fpr` of the real ones exceed."""
         allowed_K1 = np.floor(fpr * fp_KG[:, -1:] + 1e-9)
         last_K = (fp_KG <= allowed_K1).sum(1) - 1  # fp_KG rises
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -42,7 +42,7 @@ class _FilmBlock(nn.Module):
 class LightUNet(nn.Module):
     """P(x, z) -> [B, 3, H, W]. `dim` is the width of the embedding, `width` that of the first level."""
 
-    def __init__(self, dim: int, width: int = 48) -> None:
+    def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         features = [width * min(2**level, 4) for level in range(_LEVELS)]
         self.normalise = nn.LayerNorm(dim, elementwise_affine=False)

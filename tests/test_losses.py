@@ -46,7 +46,7 @@ def test_a_batch_that_lacks_a_class_skips_the_term() -> None:
     assert (margin.loss, margin.by_generated) == (0.0, 0.0)
 
 
-def test_classification_weighs_the_branches_by_half() -> None:
+def test_classification_weighs_the_branches() -> None:
     zero = torch.zeros(5)
-    loss_B = classification(zero, {"semantic": zero, "lowlevel": zero}, LABEL)
-    torch.testing.assert_close(loss_B, torch.full((5,), 2 * 0.6931472))
+    loss_B = classification(zero, {"semantic": zero, "lowlevel": zero}, LABEL, 0.25)
+    torch.testing.assert_close(loss_B, torch.full((5,), 1.5 * 0.6931472))
