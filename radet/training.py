@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radet.config import UNKNOWN, AttributionConfig, DetectorConfig
-from radet.detector import Detector, to_pixels
+from radet.detector import Detector, Outcome, to_pixels
 from radet.encoders import Look, describe, load_encoder
 from radet.errors import ConfigError
 from radet.losses import classification, contrastive_margin, drift_sums
@@ -122,10 +122,9 @@ def train_step(
     steps: int,
     reduce: Reduce = lambda _: None,
 ) -> StepReport:
-    """One step on this rank's share of a global batch; every rank ends with the same parameters.
+    """Step 0 <= `step` < `steps` on this rank's share of a global batch, which may be empty.
 
-    The margin needs the global class means before any gradient. With one micro-batch here its own pass gives them; with
-    several a pass without gradients comes first, the price of a global batch that does not fit memory.
+    `reduce` adds up over the ranks: each of them calls this, and all end with the same parameters.
     """
     batches = [batch for batch in batches if len(batch.label)]
     detector.train()
@@ -134,57 +133,73 @@ def train_step(
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=False)
 
-    def seen(batch: MicroBatch) -> tuple[Tensor, Tensor, float | Tensor | None]:
-        """Pixels, labels and eps, with the random state that belongs to this micro-batch."""
-        torch.manual_seed(_seed(recipe.seed, step, batch.number))
-        x_BCHW = to_pixels(batch.crops.to(detector.device))
-        return x_BCHW, batch.label.to(x_BCHW.device), _draw_eps(recipe, x_BCHW)
-
-    learned = recipe.margin.weight > 0 and recipe.probe.kind == "drp"
-    sums = torch.zeros(5, dtype=torch.float64, device=detector.device)  # drift sums, number of pictures
-    first = None
-    for batch in batches:
-        x_BCHW, label_B, eps = seen(batch)
-        sums[4] += len(label_B)
-        if len(batches) == 1:
-            first = detector(x_BCHW, clean=batch.clean, eps=eps)
-            if first.drift is not None:
-                sums[:4] += drift_sums(first.drift.cosine, label_B)
-        elif learned:
-            with torch.no_grad():
-                clean = batch.clean or detector.encoder.look(x_BCHW, detector.layers)
-                sums[:4] += drift_sums(detector.drift(x_BCHW, clean, eps).cosine, label_B)
+    pulls = recipe.margin.weight > 0 and recipe.probe.kind == "drp"  # whether the margin is a part of the loss
+    sums, only = _look_ahead(detector, batches, recipe, step, pulls)
     reduce(sums)
     margin = contrastive_margin(sums[:4], recipe.margin.gamma, normalised=recipe.margin.normalised)
-    total = float(sums[4])
+    pictures = float(sums[4])
 
-    spent = torch.zeros(5, dtype=torch.float64, device=detector.device)
+    found = torch.zeros(5, dtype=torch.float64, device=detector.device)  # mean classification loss, drift sums
     for batch in batches:
-        x_BCHW, label_B, eps = seen(batch)
-        outcome = first if first is not None else detector(x_BCHW, clean=batch.clean, eps=eps)
-        loss_B = classification(outcome.fused, outcome.branches, label_B, recipe.branch_weight)
-        loss = loss_B.sum() / total
-        spent[0] += loss.detach().double()
+        x_BCHW, label_B, eps = _prepared(detector, batch, recipe, step)
+        outcome = only if only is not None else detector(x_BCHW, clean=batch.clean, eps=eps)
+        assert outcome.fused is not None  # only heads are trained
+        loss = classification(outcome.fused, outcome.branches, label_B, recipe.branch_weight).sum() / pictures
+        found[0] += loss.detach().double()
         if outcome.drift is not None:
-            spent[1:] += drift_sums(outcome.drift.cosine, label_B)
-            if learned:
+            found[1:] += drift_sums(outcome.drift.cosine, label_B)
+            if pulls:
                 loss = loss + recipe.margin.weight * (margin.pull(label_B) * outcome.drift.cosine).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-    reduce(spent)
+    reduce(found)
     parameters = trainable(detector)
     _reduce_gradients(parameters, reduce)
     norm = float(nn.utils.clip_grad_norm_(parameters, recipe.optimiser.clip))
     optimiser.step()
-    margin_loss = margin.loss if learned else 0.0
+    margin_loss = margin.loss if pulls else 0.0
     return StepReport(
-        loss=float(spent[0]) + recipe.margin.weight * margin_loss,
-        classification=float(spent[0]),
+        loss=float(found[0]) + recipe.margin.weight * margin_loss,
+        classification=float(found[0]),
         margin=margin_loss,
-        drift_real=_ratio(spent[1], spent[2]),
-        drift_generated=_ratio(spent[3], spent[4]),
+        drift_real=_ratio(found[1], found[2]),
+        drift_generated=_ratio(found[3], found[4]),
         gradient_norm=norm,
         rate=rate,
     )
+
+
+def _look_ahead(
+    detector: Detector, batches: Sequence[MicroBatch], recipe: Recipe, step: int, pulls: bool
+) -> tuple[Tensor, Outcome | None]:
+    """What the margin needs of the global batch before any gradient: this rank's drift sums and number of pictures,
+    fp64 [5]. And the outcome of the pass that gave them, where it can be used for the gradients too.
+
+    With one micro-batch on this rank its own pass gives the sums. With several a pass without gradients comes first,
+    the price of a global batch that does not fit memory.
+    """
+    sums = torch.zeros(5, dtype=torch.float64, device=detector.device)
+    sums[4] = sum(len(batch.label) for batch in batches)
+    if len(batches) == 1:
+        x_BCHW, label_B, eps = _prepared(detector, batches[0], recipe, step)
+        only: Outcome = detector(x_BCHW, clean=batches[0].clean, eps=eps)
+        if only.drift is not None:
+            sums[:4] = drift_sums(only.drift.cosine, label_B)
+        return sums, only
+    for batch in batches if pulls else ():
+        x_BCHW, label_B, eps = _prepared(detector, batch, recipe, step)
+        with torch.no_grad():
+            clean = batch.clean or detector.encoder.look(x_BCHW, detector.layers)
+            sums[:4] += drift_sums(detector.drift(x_BCHW, clean, eps).cosine, label_B)
+    return sums, None
+
+
+def _prepared(
+    detector: Detector, batch: MicroBatch, recipe: Recipe, step: int
+) -> tuple[Tensor, Tensor, float | Tensor | None]:
+    """Pixels [B, 3, H, W], labels [B] and eps of a micro-batch; sets the random state that belongs to it."""
+    torch.manual_seed(_seed(recipe.seed, step, batch.number))
+    x_BCHW = to_pixels(batch.crops.to(detector.device))
+    return x_BCHW, batch.label.to(x_BCHW.device), _draw_eps(recipe, x_BCHW)
 
 
 def _reduce_gradients(parameters: Iterable[nn.Parameter], reduce: Reduce) -> None:
