@@ -6,7 +6,6 @@ A false-positive rate holds for photographs like those it was measured on; this 
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probabilit
 from radet.config import DetectorConfig, resolve
 from radet.degradations import CLEAN, conditions
 from radet.errors import ConfigError
+from radet.thresholds import ThresholdConfig
 
 RATES = (0.01, 0.03, 0.05)
 
@@ -124,43 +124,38 @@ def _publish(folder: Path, out: Path, config: DetectorConfig) -> None:
 
 
 def _card(folder: Path, config: DetectorConfig) -> str:
+    """The card of the checkpoint that this one was made from, with a section on the new calibration."""
+    from radet.card import threshold_lines  # noqa: PLC0415 - torch, as above
+
     before = folder / "README.md"
     text = before.read_text(encoding="utf-8") if before.is_file() else f"# {config.name}\n"
     assert config.calibration is not None
-    assert config.verdict is not None
-    rows: list[Any] = [
-        f"| {100 * t.target_fpr:g}% | {t.value:.3f} | {t.achieved_fpr:.2%} "
-        f"({t.interval[0]:.2%} to {t.interval[1]:.2%}) | {t.tpr:.2f} |"
-        for t in config.thresholds
+    lines = [
+        text.rstrip(),
+        "",
+        "## Calibrated anew",
+        "",
+        f"On {config.calibration.fitted_on}. What is said of calibration and thresholds above held before.",
+        "",
+        *threshold_lines(config),
+        *_under_conditions(config.thresholds),
+        "",
     ]
-    under: list[str] = []
-    if config.thresholds[0].degraded:
-        under = [
-            "",
-            "The rates are kept on degraded copies of these pictures too, so as they are it is less than the target:",
-            "",
-            "| condition | " + " | ".join(f"FPR at {100 * t.target_fpr:g}% | TPR" for t in config.thresholds) + " |",
-            "|---|" + "---|---|" * len(config.thresholds),
-            *(
-                f"| {of[0].condition} | " + " | ".join(f"{one.fpr:.1%} | {one.tpr:.2f}" for one in of) + " |"
-                for of in zip(*(t.degraded for t in config.thresholds), strict=True)
-            ),
-        ]
-    return "\n".join(
-        [
-            text.rstrip(),
-            "",
-            "## Calibrated anew",
-            "",
-            f"On {config.calibration.fitted_on}. What is said of calibration and thresholds above held before.",
-            "",
-            "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"Verdict: `generated` above {config.verdict.generated_above:.3f}, `real` below "
-            f"{config.verdict.real_below:.3f}, `uncertain` between.",
-            *under,
-            "",
-        ]
-    )
+    return "\n".join(lines)
+
+
+def _under_conditions(thresholds: tuple[ThresholdConfig, ...]) -> list[str]:
+    """What the thresholds make of degraded pictures, as a table; nothing where nobody asked for any."""
+    if not thresholds[0].degraded:
+        return []
+    return [
+        "",
+        "The rates are kept on degraded copies of these pictures too, so as they are it is less than the target:",
+        "",
+        "| condition | " + " | ".join(f"FPR at {100 * t.target_fpr:g}% | TPR" for t in thresholds) + " |",
+        "|---|" + "---|---|" * len(thresholds),
+        *(
+            f"| {rates[0].condition} | " + " | ".join(f"{one.fpr:.1%} | {one.tpr:.2f}" for one in rates) + " |"
+            for rates in zip(*(t.degraded for t in thresholds), strict=True)
+        ),
+    ]

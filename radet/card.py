@@ -12,6 +12,7 @@ from radet.controls import Control
 from radet.labels import named
 from radet.loop import Run
 from radet.ranking import Ranking
+from radet.recipe import Recipe
 
 if TYPE_CHECKING:
     from radet.finish import Provenance
@@ -26,67 +27,20 @@ def write_card(
     label: NDArray[np.bool_],
     sources: Sequence[str],
 ) -> None:
-    """Write README.md of a run's best epoch. `logits`, `label` and `sources` are of the validation pictures."""
-    calibration, verdict = config.calibration, config.verdict
-    assert calibration is not None
-    assert verdict is not None
-    recipe, best = run.recipe, run.progress.history[run.progress.best_epoch]
-    branches = {name: best[f"val_auroc_{name}"] for name in recipe.branches}
-    ranking = Ranking(logits, label)
-    ranked = {name: float(value[0]) for name, value in ranking.figures().items()}
-    low, high = ranking.intervals()["auroc"]
+    """Write README.md of a run's best epoch.
+
+    `logits`, `label` (True is generated) and `sources` are of the N validation pictures that could be read.
+    """
     lines = [
         f"# {config.name}",
         "",
         config.description or "A RA-Det detector trained by radet.",
         "",
-        f"* encoder: {config.encoder.family} `{config.encoder.name}`, weights `{config.encoder.weights}`, frozen",
-        *(_ROUNDED if config.encoder.rounding == "int8" else []),
-        f"* probe: `{config.probe.kind}`" + (f", eps {config.probe.eps * 255:g}/255" * (config.probe.kind == "drp")),
-        f"* branches: {', '.join(recipe.branches)}; layers {', '.join(map(str, recipe.layers))}",
-        f"* training data: {provenance.training}",
-        f"* validation data: {provenance.validation}",
-        f"* pictures that could not be read: {provenance.broken}",
-        f"* made by: `{provenance.command}`",
+        *_made_from(config, run.recipe, provenance),
         "",
-        "## Measured on the validation data",
+        *_measured(run, logits, label, np.asarray(sources)),
         "",
-        "These pictures chose the epoch, how much each branch counts, the calibration and the thresholds, so the "
-        "figures flatter the detector; "
-        "sources in training and validation are disjoint only if you made them so.",
-        "",
-        f"AUROC {ranked['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
-        f"AP {ranked['ap']:.3f}, TPR {ranked['tpr_at_1']:.2f} at 1 % and "
-        f"{ranked['tpr_at_5']:.2f} at 5 % false positives, of {int((~label).sum())} real and "
-        f"{int(label.sum())} generated pictures.",
-        "",
-        "Branches alone: " + ", ".join(f"{name} {area:.3f}" for name, area in branches.items()) + ".",
-        *(
-            [f"The linear probe that the semantic branch started from: {run.progress.linear_auroc:.3f}."]
-            if run.progress.linear_auroc is not None
-            else []
-        ),
-        "",
-        "| generator | pictures | AUROC against all real | TPR at 5 % FPR |",
-        "|---|---|---|---|",
-        *_by_generator(logits, label, np.asarray(sources)),
-        "",
-        "## Calibration and thresholds",
-        "",
-        "The fused logit is calibrated as it is fitted (radet.calibration.fit_fusion), so Platt scaling, at even odds, "
-        f"has little to add: expected calibration error {calibration.ece_before:.3f} before, "
-        f"{calibration.ece_after:.3f} after.",
-        "",
-        "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
-        "|---|---|---|---|",
-        *(
-            f"| {t.target_fpr:.0%} | {t.value:.3f} | {t.achieved_fpr:.2%} ({t.interval[0]:.2%} to {t.interval[1]:.2%}) "
-            f"| {t.tpr:.2f} |"
-            for t in config.thresholds
-        ),
-        "",
-        f"Verdict: `generated` above {verdict.generated_above:.3f}, `real` below {verdict.real_below:.3f}, "
-        "`uncertain` between.",
+        *_calibration(config),
         "",
         *(_controls(provenance.controls) if provenance.controls else []),
         *_attribution(config),
@@ -100,11 +54,86 @@ def write_card(
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def threshold_lines(config: DetectorConfig) -> list[str]:
+    """A calibrated checkpoint's thresholds as a table, and where its verdicts change."""
+    assert config.verdict is not None
+    return [
+        "| target FPR | threshold on p_generated | achieved (95 % interval) | TPR |",
+        "|---|---|---|---|",
+        *(
+            f"| {100 * t.target_fpr:g}% | {t.value:.3f} | {t.achieved_fpr:.2%} "
+            f"({t.interval[0]:.2%} to {t.interval[1]:.2%}) | {t.tpr:.2f} |"
+            for t in config.thresholds
+        ),
+        "",
+        f"Verdict: `generated` above {config.verdict.generated_above:.3f}, `real` below "
+        f"{config.verdict.real_below:.3f}, `uncertain` between.",
+    ]
+
+
 _ROUNDED = [
     "* rounding: the tower's matrices are rounded to 8 bits a channel (w -> s round(w / s), s = max|w| / 127) whenever "
     "it is loaded, so that a published tower and a copy that was stored in 8 bits give the same scores. Where another "
     "library breaks a tie the other way, the golden scores decide (1e-3) and the model id differs"
 ]
+
+
+def _made_from(config: DetectorConfig, recipe: Recipe, provenance: "Provenance") -> list[str]:
+    encoder, probe = config.encoder, config.probe
+    return [
+        f"* encoder: {encoder.family} `{encoder.name}`, weights `{encoder.weights}`, frozen",
+        *(_ROUNDED if encoder.rounding == "int8" else []),
+        f"* probe: `{probe.kind}`" + (f", eps {probe.eps * 255:g}/255" if probe.kind == "drp" else ""),
+        f"* branches: {', '.join(recipe.branches)}; layers {', '.join(map(str, recipe.layers))}",
+        f"* training data: {provenance.training}",
+        f"* validation data: {provenance.validation}",
+        f"* pictures that could not be read: {provenance.broken}",
+        f"* made by: `{provenance.command}`",
+    ]
+
+
+def _measured(run: Run, logits: NDArray[np.float64], label: NDArray[np.bool_], sources: NDArray[np.str_]) -> list[str]:
+    """The section on how well it ranks the validation pictures: the whole, its branches, and by generator."""
+    best = run.progress.history[run.progress.best_epoch]
+    ranking = Ranking(logits, label)
+    ranked = {name: float(value[0]) for name, value in ranking.figures().items()}
+    low, high = ranking.intervals()["auroc"]
+    alone = ", ".join(f"{name} {best[f'val_auroc_{name}']:.3f}" for name in run.recipe.branches)
+    linear = run.progress.linear_auroc
+    return [
+        "## Measured on the validation data",
+        "",
+        "These pictures chose the epoch, how much each branch counts, the calibration and the thresholds, so the "
+        "figures flatter the detector; "
+        "sources in training and validation are disjoint only if you made them so.",
+        "",
+        f"AUROC {ranked['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"AP {ranked['ap']:.3f}, TPR {ranked['tpr_at_1']:.2f} at 1 % and "
+        f"{ranked['tpr_at_5']:.2f} at 5 % false positives, of {int((~label).sum())} real and "
+        f"{int(label.sum())} generated pictures.",
+        "",
+        f"Branches alone: {alone}.",
+        *([] if linear is None else [f"The linear probe that the semantic branch started from: {linear:.3f}."]),
+        "",
+        "| generator | pictures | AUROC against all real | TPR at 5 % FPR |",
+        "|---|---|---|---|",
+        *_by_generator(logits, label, sources),
+    ]
+
+
+def _calibration(config: DetectorConfig) -> list[str]:
+    calibration = config.calibration
+    assert calibration is not None
+    return [
+        "## Calibration and thresholds",
+        "",
+        "The fused logit is calibrated as it is fitted (radet.calibration.fit_fusion), so Platt scaling, at even odds, "
+        f"has little to add: expected calibration error {calibration.ece_before:.3f} before, "
+        f"{calibration.ece_after:.3f} after.",
+        "",
+        *threshold_lines(config),
+    ]
+
 
 _TAKEN_AWAY = {
     "learned": "nothing: delta as the probe makes it",
