@@ -23,6 +23,7 @@ from pipelines.failures import RequestError
 from pipelines.front import Front, band
 from pipelines.intake import most_of, read_many, read_one
 from pipelines.middleware import Around, failure
+from pipelines.model import ModelFacts, Problem
 from pipelines.pages import add_pages
 from pipelines.schemas import EXAMPLE_BATCH, EXAMPLE_SCORE
 from radet.errors import RadetError
@@ -108,7 +109,9 @@ def build_app(front: Front) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     add_pages(app)
-    _add_scoring(app, front)
+    _add_score(app, front)
+    _add_batch(app, front)
+    _add_explain(app, front)
     _add_state(app, front)
     return app
 
@@ -136,11 +139,13 @@ def _place(front: Front, *, single: bool) -> Any:
     return Depends(place)
 
 
-def _add_scoring(app: FastAPI, front: Front) -> None:
-    place, place_of_batch = _place(front, single=True), _place(front, single=False)
+def _spending(front: Front, caller: Caller, images: int) -> AbstractContextManager[None]:
+    """Around the work on so many pictures: counts them against the caller's rate."""
+    return front.door.spending(caller, images, front.settings.images_per_minute)
 
-    def spending(caller: Caller, images: int) -> AbstractContextManager[None]:
-        return front.door.spending(caller, images, front.settings.images_per_minute)
+
+def _add_score(app: FastAPI, front: Front) -> None:
+    place = _place(front, single=True)
 
     @app.post(
         "/v1/score",
@@ -154,9 +159,13 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
         external_id: Annotated[str | None, Query(max_length=256, description="your own id, echoed")] = None,  # noqa: ARG001
     ) -> Response:
         """The picture as the body, as a form's `file`, or in JSON (`image` in base64, or `url`)."""
-        with spending(caller, 1):
+        with _spending(front, caller, 1):
             answer = await front.score(await read_one(request, front.settings))
         return JSONResponse(answer | {"request_id": request.state.request_id})
+
+
+def _add_batch(app: FastAPI, front: Front) -> None:
+    place = _place(front, single=False)
 
     @app.post(
         "/v1/score:batch",
@@ -167,12 +176,12 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
             **_FAILURES,
         },
     )
-    async def score_batch(request: Request, caller: Annotated[Caller, place_of_batch]) -> Response:
+    async def score_batch(request: Request, caller: Annotated[Caller, place]) -> Response:
         """Items come back in order, each with a `result` or an `error`. With `Accept: application/x-ndjson` each is a
         line of its own, sent as soon as it is known. After 100 seconds what is not scored is `overloaded`."""
         begun = asyncio.get_running_loop().time()
         items = await read_many(request, front.settings)
-        with spending(caller, len(items)):
+        with _spending(front, caller, len(items)):
             await front.facts()  # not ready is said once, not for each picture
 
         async def told() -> AsyncIterator[dict[str, Any]]:
@@ -188,6 +197,10 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
         found = [item async for item in told()]
         head = {"request_id": request.state.request_id, "schema_version": SCHEMA_VERSION}
         return JSONResponse(head | {"items": found})
+
+
+def _add_explain(app: FastAPI, front: Front) -> None:
+    place = _place(front, single=True)
 
     @app.post(
         "/v1/explain",
@@ -213,7 +226,7 @@ def _add_scoring(app: FastAPI, front: Front) -> None:
                 return _png(found.overlay(opacity, side))
             return _layers(found, side) if images else None
 
-        with spending(caller, 1):
+        with _spending(front, caller, 1):
             answer, drawn = await front.explain(await read_one(request, front.settings), draw)
         if overlay:
             return Response(drawn, media_type=_PNG)
@@ -258,19 +271,9 @@ def _add_state(app: FastAPI, front: Front) -> None:
     async def readyz() -> Response:
         """Weights loaded and hashed, the numeric self-test passed, a calibration there; else what is missing."""
         models, problems = await front.readiness()
-        checks = {name: {"ok": bool(models), "detail": "not yet"} for name in ("weights", "self_test", "calibration")}
-        model_id = None
-        if models:
-            facts = models[0]
-            model_id = facts.model_id
-            checks["weights"]["detail"] = f"{facts.name}, encoder {facts.encoder_sha256[:16]}"
-            checks["self_test"]["detail"] = f"golden error {facts.golden_error:.1e}, drift floor {facts.floor:.1e}"
-            checks["calibration"] = _calibration(facts.calibrated, front.settings.require_calibration)
-        if problems:  # of those that serve nothing is wrong; of others, which would start beside or after them
-            failed = checks["self_test" if problems[0].code == "numeric_selftest_failed" else "weights"]
-            why = f"{problems[0].code}: {problems[0].message}"
-            failed["detail"] = f"{failed['detail']}; a replica could not start lately: {why}" if models else why
+        checks = _checks(models, problems, front.settings.require_calibration)
         ready = all(check["ok"] for check in checks.values())
+        model_id = models[0].model_id if models else None
         return JSONResponse({"ready": ready, "checks": checks, "model_id": model_id}, 200 if ready else 503)
 
     @app.get("/metrics", summary="For Prometheus", responses={200: {"content": {"text/plain": {}}}, **_FAILURES})
@@ -282,6 +285,21 @@ def _add_state(app: FastAPI, front: Front) -> None:
 async def _lines(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     async for item in items:
         yield json.dumps(item, separators=(",", ":")).encode() + b"\n"
+
+
+def _checks(models: list[ModelFacts], problems: list[Problem], calibration_required: bool) -> dict[str, dict[str, Any]]:
+    """What /readyz tells of the newest of these models, and of the newest problem."""
+    checks = {name: {"ok": bool(models), "detail": "not yet"} for name in ("weights", "self_test", "calibration")}
+    if models:
+        facts = models[0]
+        checks["weights"]["detail"] = f"{facts.name}, encoder {facts.encoder_sha256[:16]}"
+        checks["self_test"]["detail"] = f"golden error {facts.golden_error:.1e}, drift floor {facts.floor:.1e}"
+        checks["calibration"] = _calibration(facts.calibrated, calibration_required)
+    if problems:  # not of the models that score: of a replica that was to start beside them or in their place
+        failed = checks["self_test" if problems[0].code == "numeric_selftest_failed" else "weights"]
+        why = f"{problems[0].code}: {problems[0].message}"
+        failed["detail"] = f"{failed['detail']}; a replica could not start lately: {why}" if models else why
+    return checks
 
 
 def _calibration(there: bool, required: bool) -> dict[str, Any]:
