@@ -134,8 +134,8 @@ class Ledger:
         self.folder.write(name, to_parquet(table))
         return name
 
-    def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A staged block; columns that its schema, an earlier one, lacks are null."""
+    def read(self, name: str, columns: list[str] | None) -> pa.Table:
+        """A staged block, of all columns with None; those that its schema, an earlier one, lacks are null."""
         return pq.read_table(io.BytesIO(self.folder.read(name)), columns=columns, schema=STAGED)
 
     def pieces(self, name: str) -> Iterator[pa.Table]:
@@ -150,11 +150,11 @@ class Ledger:
             mend = f"put it back, or delete {manifest} as well: what that run has scored is then scored anew"
             raise ConfigError(f"{self.folder.url}/{name} is gone, which {manifest} lists: {mend}") from None
 
-    def blocks(
-        self, columns: list[str] | None = None, names: list[str] | None = None
-    ) -> Iterator[tuple[str, pa.Table]]:
-        """Staged blocks with their names, in order; a few are read ahead, since each is a request of its own on S3."""
-        names = self.staged() if names is None else names
+    def blocks(self, columns: list[str] | None, names: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        """These staged blocks with their names, in order; of all columns with None.
+
+        A few are read ahead, since each is a request of its own on S3.
+        """
         with ThreadPoolExecutor(_READ_AHEAD) as pool:
             ahead = deque(pool.submit(self.read, name, columns) for name in names[:_READ_AHEAD])
             for position, name in enumerate(names):

@@ -111,37 +111,15 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
     started = datetime.now(UTC)
     try:
         with Lease(output) as lease, connected(job.address):
-            plan = Plan.of(ray.cluster_resources(), job.workers)
-            request = Request(
-                run=Ledger(output, model_id="", rescore=False).next_run(),
-                src=job.src,
-                out=job.out,
-                model_id=model_id(folder),
-                block=plan.block,
-                ids=job.ids,
-                column=job.column,
-                limit=job.limit,
-                allow_http=job.allow_http,
-                rescore=job.rescore,
-                lease=lease.id,
-            )
-            coordinator = _start_coordinator(request)
+            coordinator, request, plan = _begin(job, model_id(folder), lease)
             opening = ray.get(coordinator.start.remote())
             opening["new"] = bool(ray.get(coordinator.shards.remote(0, 1)))
             plan = plan.cut_to(ray.get(coordinator.progress.remote()))
             watcher.opened(source.description, opening | asdict(plan))
             begun = time.perf_counter()
-            tally = Tally()
             # With nothing new, as on most nights for most corpora, there is no pipeline to start.
             batches = _batches(job, request, config, plan, coordinator) if opening["new"] else iter(())
-            progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
-            for told in batches:
-                tally.add(told)
-                if time.monotonic() > asked + _ASK_EVERY_S:  # not for each batch: the coordinator has inputs to look up
-                    progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
-                watcher.moved(tally, progress)
-                if lease.lost:
-                    raise ConfigError(f"another run may have taken over {job.out}: this one stops without committing")
+            tally = _follow(batches, coordinator, lease, watcher, job.out)
             seconds = time.perf_counter() - begun
             progress = ray.get(coordinator.progress.remote())
             watcher.moved(tally, progress)
@@ -166,6 +144,40 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
         if cause is None:
             raise
         raise cause from None
+
+
+def _begin(job: ScoreJob, model_id: str, lease: Lease) -> tuple[Any, Request, Plan]:
+    """The run's coordinator, which has not begun to list yet; what it was asked; and who gets what of the cluster."""
+    plan = Plan.of(ray.cluster_resources(), job.workers)
+    request = Request(
+        run=Ledger(open_folder(job.out), model_id="", rescore=False).next_run(),
+        src=job.src,
+        out=job.out,
+        model_id=model_id,
+        block=plan.block,
+        ids=job.ids,
+        column=job.column,
+        limit=job.limit,
+        allow_http=job.allow_http,
+        rescore=job.rescore,
+        lease=lease.id,
+    )
+    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": driver_node()}
+    return ray.remote(Coordinator).options(**options).remote(request), request, plan
+
+
+def _follow(batches: Iterator[dict[str, Any]], coordinator: Any, lease: Lease, watcher: Watcher, out: str) -> Tally:
+    """Add up what the staged batches tell, and pass it on. Raises ConfigError where the lease is lost."""
+    tally = Tally()
+    progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
+    for told in batches:
+        tally.add(told)
+        if time.monotonic() > asked + _ASK_EVERY_S:  # not for each batch: the coordinator has inputs to look up
+            progress, asked = ray.get(coordinator.progress.remote()), time.monotonic()
+        watcher.moved(tally, progress)
+        if lease.lost:
+            raise ConfigError(f"another run may have taken over {out}: this one stops without committing")
+    return tally
 
 
 def _batches(
@@ -344,8 +356,3 @@ def _stage(rows: pa.Table, *, ledger: Ledger, run: str) -> pa.Table:
     told = stage(ledger, run, unpack(rows))
     statuses = pa.array([list(told.pop("statuses").items())], pa.map_(pa.string(), pa.int64()))
     return pa.Table.from_pylist([told]).append_column("statuses", statuses)
-
-
-def _start_coordinator(request: Request) -> Any:
-    options = {"num_cpus": 0, "max_concurrency": 64, "max_restarts": 0, "scheduling_strategy": driver_node()}
-    return ray.remote(Coordinator).options(**options).remote(request)
