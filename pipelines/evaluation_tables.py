@@ -3,10 +3,9 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipelines.storage import Folder
 from radet.degradations import CLEAN
@@ -31,7 +30,7 @@ def write_tables(folder: Folder, data: str, found: "Evaluation") -> None:
         "results": found.rows,
         "failures": found.failures,
     }
-    folder.write("metrics.json", json.dumps(_finite(document), indent=1, ensure_ascii=False).encode())
+    folder.write("metrics.json", json.dumps(nullable(document), indent=1, ensure_ascii=False).encode())
     tables: dict[str, Callable[[dict[str, Any]], bool]] = {
         "overall": lambda row: row["condition"] == CLEAN and row["scope"] == "all",
         "generators": lambda row: row["condition"] == CLEAN and row["scope"] == "generator",
@@ -56,10 +55,10 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no nan: null says that there is no figure."""
+def nullable(value: Any) -> Any:
+    """The same, with None for every number that is not finite, also inside: JSON knows no nan."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: nullable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        return [nullable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

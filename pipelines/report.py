@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines import plots
 from pipelines.evaluate import Contender, Evaluation
+from pipelines.evaluation_tables import nullable
 from pipelines.fetch import Fetcher
 from radet.degradations import CLEAN
 from radet.errors import FetchError, ImageError
@@ -32,7 +33,7 @@ _PAGES = Environment(
 
 def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -> str:
     """The report of an evaluation, HTML."""
-    rows = {c.name: _nullable(found.row(c.name) or {}) for c in found.contenders}
+    rows = {c.name: nullable(found.row(c.name) or {}) for c in found.contenders}
     main = found.contenders[0]
     whole = [c for c in found.contenders if c.whole]
     generated, real = int(found.labelled.generated.sum()), int((~found.labelled.generated).sum())
@@ -57,7 +58,7 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
         ],
         counts=f"{real:,} real and {generated:,} generated pictures; {len(found.failures):,} inputs not scored."
         + (f" Plots hold {plots.MOST} detectors: in tables alone are {crowded}." if crowded else ""),
-        promises=_nullable(found.promises),
+        promises=nullable(found.promises),
         plots=_plots(found, whole),
         tables=[
             table
@@ -152,7 +153,7 @@ def _table(found: Evaluation, whole: Sequence[Contender], scope: str, title: str
     names = list(dict.fromkeys(r["name"] for r in found.rows if r["scope"] == scope and r["condition"] == CLEAN))
     if not names:
         return None
-    by_key = {(r["detector"], r["scope"], r["name"]): _nullable(r) for r in found.rows if r["condition"] == CLEAN}
+    by_key = {(r["detector"], r["scope"], r["name"]): nullable(r) for r in found.rows if r["condition"] == CLEAN}
 
     def line(label: str, scope: str, name: str) -> dict[str, Any]:
         of = [by_key[c.name, scope, name] for c in whole]
@@ -187,7 +188,7 @@ def _kept(found: Evaluation, whole: Sequence[Contender]) -> dict[str, Any]:
     stated = {c.name: c.config.verdict.target_fpr for c in whole if c.config.verdict is not None}
 
     def cell(name: str, condition: str) -> dict[str, Any]:
-        row = _nullable(found.row(name, condition))  # without figures of a class that has no scores
+        row = nullable(found.row(name, condition))  # without figures of a class that has no scores
         low, high = row["intervals"].get("fpr", (None, None))
         return {
             "fpr": row.get("fpr"),
@@ -230,12 +231,3 @@ def _galleries(main: Contender, found: Evaluation, fetcher: Fetcher) -> list[dic
 def _value(row: dict[str, Any] | None, name: str) -> float | None:
     value = None if row is None else row.get(name)
     return None if value is None or math.isnan(value) else float(value)
-
-
-def _nullable(value: Any) -> Any:
-    """nan as None, all the way down."""
-    if isinstance(value, dict):
-        return {key: _nullable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nullable(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
