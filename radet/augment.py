@@ -9,10 +9,9 @@ H W pixels, C=3 channels
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from radet.crop import CropPolicy
-from radet.degradations import through_jpeg, through_webp
+from radet.degradations import blurred, through_jpeg, through_webp, with_noise
 from radet.errors import ConfigError
 from radet.images import Pixels, crop_pixels, scale_pixels, within_aspect
 
@@ -70,11 +69,9 @@ def augment(rgb_HWC: Pixels, policy: CropPolicy, config: AugmentConfig, rng: np.
         factor = _between(config.scale, draws[0])
         rgb_HWC = _with_short_side(rgb_HWC, max(policy.size // 4, round(min(rgb_HWC.shape[:2]) * factor)))
     if gates[1] < config.blur:
-        picture = Image.fromarray(rgb_HWC).filter(ImageFilter.GaussianBlur(_between(config.blur_sigma, draws[1])))
-        rgb_HWC = np.asarray(picture)
+        rgb_HWC = blurred(rgb_HWC, _between(config.blur_sigma, draws[1]))
     if gates[2] < config.noise:
-        noisy = rgb_HWC + rng.normal(0, _between(config.noise_sigma, draws[2]), rgb_HWC.shape)
-        rgb_HWC = noisy.round().clip(0, 255).astype(np.uint8)
+        rgb_HWC = with_noise(rgb_HWC, _between(config.noise_sigma, draws[2]), rng)
     if gates[3] < config.codec:
         quality = round(_between(config.quality, draws[3]))
         jpeg = gates[4] < 2 / 3

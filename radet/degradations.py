@@ -45,11 +45,17 @@ def _webp(rgb_HWC: Pixels, quality: float, _: np.random.Generator) -> Pixels:
     return through_webp(rgb_HWC, round(quality))
 
 
-def _blur(rgb_HWC: Pixels, sigma: float, _: np.random.Generator) -> Pixels:
+def blurred(rgb_HWC: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur; `sigma` is its standard deviation in pixels."""
     return np.asarray(Image.fromarray(rgb_HWC).filter(ImageFilter.GaussianBlur(sigma)))
 
 
-def _noise(rgb_HWC: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+def _blur(rgb_HWC: Pixels, sigma: float, _: np.random.Generator) -> Pixels:
+    return blurred(rgb_HWC, sigma)
+
+
+def with_noise(rgb_HWC: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+    """Gaussian noise on every channel; `sigma` is its standard deviation, of 255 levels."""
     return (rgb_HWC + rng.normal(0, sigma, rgb_HWC.shape)).round().clip(0, 255).astype(np.uint8)
 
 
@@ -87,7 +93,7 @@ _KINDS = {
     "jpeg": _Kind(_jpeg, 1, 100, "JPEG and back, by quality, 4:2:0", 65_500),
     "webp": _Kind(_webp, 1, 100, "lossy WebP and back, by quality", 16_383),
     "blur": _Kind(_blur, 0.01, 50, "Gaussian blur, standard deviation in pixels"),
-    "noise": _Kind(_noise, 0.01, 255, "Gaussian noise, standard deviation of 255 levels"),
+    "noise": _Kind(with_noise, 0.01, 255, "Gaussian noise, standard deviation of 255 levels"),
     "resize": _Kind(_resize, 0.01, 8, "scaled by a factor"),
     "thumbnail": _Kind(_thumbnail, 1, 4096, "shorter side down to so many pixels, and back to the original size"),
     "square": _Kind(_square, 1, 4096, "square centre, scaled to so many pixels"),
