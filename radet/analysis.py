@@ -26,7 +26,7 @@ from radet.images import Pixels
 from radet.memorization import Divergence, fit_axes, gaussian_divergence, knn_divergence, least_pictures
 from radet.passes import Features, Floats, Told, batches, clean_features, probes_of, see
 from radet.probes import LearnedProbe
-from radet.separation import ALL, Separation, Spread, separate, spreads
+from radet.separation import ALL, Separation, Spread, by_source, separate, spreads
 from radet.shift_bound import ShiftBound, bound_shift, jacobian_energy, shifts, unit_embedding
 
 SHIFTS = tuple(step / 255 for step in (1, 2, 4, 8, 16))
@@ -217,8 +217,7 @@ def _divergences(
 def _groups(generated_N: NDArray[np.bool_], source_N: NDArray[np.object_]) -> list[tuple[str, bool, NDArray[np.bool_]]]:
     found = [(ALL, True, generated_N)]
     for generated in (True, False):
-        of_class_N = generated_N == generated
-        found += [(str(name), generated, of_class_N & (source_N == name)) for name in sorted(set(source_N[of_class_N]))]
+        found += [(name, generated, chosen_N) for name, chosen_N in by_source(generated_N == generated, source_N)]
     return found
 
 

@@ -10,7 +10,7 @@ strongly it perturbs; the drift then echoes the verdict (METHOD section 4.1). Fo
 What AUROC survives each says where the detector's discrepancy evidence comes from. B batch, N pictures
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radet.detector import Detector, to_pixels
+from radet.detector import Detector
+from radet.encoders import Look
 from radet.errors import ConfigError
 from radet.images import Pixels
 from radet.metrics import auroc
+from radet.passes import batches
 from radet.probes import LearnedProbe, seeded_noise
 
 _BATCH = 32
@@ -74,10 +76,10 @@ def run_controls(
     return controls
 
 
-def _probed(detector: Detector, stacked: NDArray[np.uint8]) -> Iterable[tuple[Tensor, object, Tensor]]:
+def _probed(detector: Detector, stacked: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Look, Tensor]]:
+    """Batch by batch: the pixels, the clean pass, and the perturbation that the probe makes of them, [B, 3, H, W]."""
     assert isinstance(detector.probe, LearnedProbe)
-    for start in range(0, len(stacked), _BATCH):
-        x_BCHW = to_pixels(torch.from_numpy(stacked[start : start + _BATCH]).to(detector.device))
+    for _, x_BCHW in batches(detector, stacked, _BATCH):
         clean = detector.encoder.look(x_BCHW, detector.layers)
         yield x_BCHW, clean, detector.probe.perturbation(x_BCHW, clean.z)
 

@@ -62,7 +62,7 @@ def separate(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequen
     """All generators together, then each in the order of its name, against all real pictures."""
     value, source_N = np.asarray(value_N, np.float64), np.asarray(sources, dtype=object)
     found = []
-    for name, chosen_N in [(ALL, generated_N), *_by_source(generated_N, source_N)]:
+    for name, chosen_N in [(ALL, generated_N), *by_source(generated_N, source_N)]:
         rows = np.flatnonzero(chosen_N | ~generated_N)
         label = generated_N[rows]
         ranking = Ranking(value[rows], label)
@@ -91,11 +91,12 @@ def spreads(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequenc
     value, source_N = np.asarray(value_N, np.float64), np.asarray(sources, dtype=object)
     rows = []
     for generated in (False, True):
-        for name, chosen_N in _by_source(generated_N == generated, source_N):
+        for name, chosen_N in by_source(generated_N == generated, source_N):
             quantiles = np.quantile(value[chosen_N], (0.1, 0.25, 0.5, 0.75, 0.9))
             rows.append(Spread(name, generated, int(chosen_N.sum()), *map(float, quantiles)))
     return rows
 
 
-def _by_source(chosen_N: NDArray[np.bool_], source_N: NDArray[np.object_]) -> list[tuple[str, NDArray[np.bool_]]]:
+def by_source(chosen_N: NDArray[np.bool_], source_N: NDArray[np.object_]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """The sources of the chosen pictures, by name, and which of those pictures are of each."""
     return [(str(name), chosen_N & (source_N == name)) for name in sorted(set(source_N[chosen_N]))]
