@@ -197,7 +197,7 @@ def decode_pixels(data: bytes) -> Pixels:
     container = _scan(data, limits)
     with _decoding(container, limits):
         rgb = _decode(data, container, limits)
-        upright = _turn(rgb, 1 if container.format == "TIFF" else container.orientation)
+        upright = _turn(rgb, _left_to_turn(container))
         return to_srgb(np.ascontiguousarray(np.broadcast_to(upright, (*upright.shape[:2], 3))), container.icc)
 
 
@@ -245,8 +245,7 @@ def _see(rgb: Pixels, container: Container, policy: CropPolicy) -> tuple[Pixels,
     small = _resize(rgb, policy)
     thumbnail = scale_pixels(within_aspect(rgb), 64, 64) if policy.resize is None else small
     # Turned after resizing, because that is cheap, and before cropping, because the centre of an odd margin is rounded.
-    # Pillow has turned a TIFF already.
-    orientation = 1 if container.format == "TIFF" else container.orientation
+    orientation = _left_to_turn(container)
     crop = _centre_crop(_turn(small, orientation), policy.size)
     # The profile comes last: 50,000 pixels instead of millions. Viewers resize encoded values too, before any profile.
     return to_srgb(crop, container.icc), _phash(_turn(thumbnail, orientation))
@@ -354,6 +353,11 @@ def within_aspect(rgb: Pixels) -> Pixels:
     """The picture, or the central 4:1 of a longer one: a view."""
     longest = MAX_ASPECT * min(rgb.shape[:2])
     return _centre(rgb, min(rgb.shape[0], longest), min(rgb.shape[1], longest))
+
+
+def _left_to_turn(container: Container) -> int:
+    """The EXIF orientation that decoded pixels still have: Pillow has turned a TIFF already."""
+    return 1 if container.format == "TIFF" else container.orientation
 
 
 def _turn(rgb: Pixels, orientation: int) -> Pixels:
