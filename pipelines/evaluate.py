@@ -76,13 +76,15 @@ class EvaluateJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One detector of the tables.
+    """One detector of the tables, or one of its branches alone.
 
-    `whole` is False for a branch of another one; `scored` by condition; `drift` the cosine drift of every picture as it
-    is; `ms` per picture and process, decoding apart; `gmac` multiply-accumulates of one picture, in 1e9; both of a
-    branch are with the passes that it needs and no others, its `ms` by how long it takes next to its detector in this
-    process; `confusion` as radet.evaluation.confusion gives it, of pictures as they are, where the detector names
-    generators
+    `scored`     by condition
+    `drift`      cosine drift of each picture as it is, [N]; None for a branch, and where there is no drift
+    `ms`         to score one picture in one process, without decoding; None where nothing was scored. For a branch the
+                 detector's, times what the branch alone took next to the detector in this process
+    `gmac`       multiply-accumulates of one picture, in 1e9; for a branch of the passes that it needs alone
+    `whole`      False for a branch
+    `confusion`  as radet.evaluation.confusion gives it, for pictures as they are; None where no generator is named
     """
 
     name: str
@@ -157,22 +159,9 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
         contenders: list[Contender] = []
         failures: list[dict[str, str]] = []
         for number, entrant in enumerate(entrants):
-            out = scores_of(folder.url, entrant.name)
-            one = ScoreJob(
-                src=f"{folder.url}/inputs.jsonl",
-                out=out,
-                model=entrant.model,
-                ids="id",
-                address=job.address,
-                workers=job.workers,
-                batch_size=job.batch_size,
-                allow_http=job.allow_http,
-            )
-            manifest = score(one, watcher.detector(number, entrant.name))
-            table = read_scores(out, columns=[*_COLUMNS, "model_id"])
-            table = table.filter(pc.equal(table["model_id"], manifest["model_id"]))
+            table, ms = _scored_by(job, folder.url, entrant, watcher.detector(number, entrant.name))
             table = table.filter(pc.is_in(table["id"], asked))  # OUT may hold rows of other pictures and conditions
-            contenders += _contenders(entrant, table, labelled, chosen, _milliseconds(out, manifest["model_id"]))
+            contenders += _contenders(entrant, table, labelled, chosen, ms)
             failures = failures or _failures(table)
     rows = [row for contender in contenders for row in _rows(contender, labelled, groups, chosen)]
     promises = {
@@ -191,6 +180,24 @@ def evaluate(job: EvaluateJob, watcher: EvaluateWatcher) -> Evaluation:
     )
     write_tables(folder, display(job.data), found)
     return found
+
+
+def _scored_by(job: EvaluateJob, out: str, entrant: "_Entrant", watcher: Watcher) -> tuple[pa.Table, float | None]:
+    """Score OUT/inputs.jsonl by one detector: all rows that OUT now has of it, and the milliseconds of a picture."""
+    scores = scores_of(out, entrant.name)
+    one = ScoreJob(
+        src=f"{out}/inputs.jsonl",
+        out=scores,
+        model=entrant.model,
+        ids="id",
+        address=job.address,
+        workers=job.workers,
+        batch_size=job.batch_size,
+        allow_http=job.allow_http,
+    )
+    model_id = score(one, watcher)["model_id"]
+    table = read_scores(scores, columns=[*_COLUMNS, "model_id"])
+    return table.filter(pc.equal(table["model_id"], model_id)), _milliseconds(scores, model_id)
 
 
 def scores_of(out: str, detector: str) -> str:
@@ -270,17 +277,8 @@ def _branch_costs(detector: Any) -> dict[str, tuple[float, float]]:
 def _contenders(
     entrant: _Entrant, table: pa.Table, labelled: Labelled, chosen: list[str], ms: float | None
 ) -> Iterator[Contender]:
-    """The detector and, where it has several branches, each of them alone."""
-    places_of: dict[str, list[int]] = {}  # several, where a manifest names a picture twice
-    for position, location in enumerate(labelled.locations):
-        places_of.setdefault(display(location), []).append(position)
-    where: dict[str, tuple[list[int], list[int]]] = {condition: ([], []) for condition in chosen}
-    for row, name in enumerate(table["id"].to_pylist()):
-        condition, _, location = name.partition("!")
-        if condition in where:
-            for position in places_of.get(location, ()):
-                where[condition][0].append(row)
-                where[condition][1].append(position)
+    """The detector and, where it has several branches, each of them alone. `ms` as in Contender."""
+    where = _places(table, labelled, chosen)
 
     def column(name: str) -> dict[str, Floats]:
         values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
@@ -316,14 +314,31 @@ def _contenders(
         named: list[str | None] = [None] * len(labelled.locations)
         for row, position in zip(*where[CLEAN], strict=True):
             named[position] = table["generator"][row].as_py()
-        read_N = np.isfinite(scores[CLEAN])
-        counted = confusion(named, read_N & labelled.generated, labelled.sources, heads.attribution.families)
-        whole = replace(whole, confusion=counted)
+        counted_N = labelled.generated & np.isfinite(scores[CLEAN])
+        families = heads.attribution.families
+        whole = replace(whole, confusion=confusion(named, counted_N, labelled.sources, families))
     yield whole
     for branch, cost in entrant.branches.items():
         alone = {c: Scored(score=values, p=None) for c, values in column(f"logit_{branch}").items()}
         source = f"a branch of {entrant.name}{_BRANCH_SOURCES.get(branch, '')}"
         yield contender(f"{entrant.name}: {branch} alone", source, alone, *cost)
+
+
+def _places(table: pa.Table, labelled: Labelled, chosen: list[str]) -> dict[str, tuple[list[int], list[int]]]:
+    """By condition: rows of the table, and the position of the picture that each is of, which the listing may name
+    twice."""
+    positions_of: dict[str, list[int]] = {}
+    for position, location in enumerate(labelled.locations):
+        positions_of.setdefault(display(location), []).append(position)
+    found: dict[str, tuple[list[int], list[int]]] = {condition: ([], []) for condition in chosen}
+    for row, name in enumerate(table["id"].to_pylist()):
+        condition, _, location = name.partition("!")
+        if condition in found:
+            rows, positions = found[condition]
+            for position in positions_of.get(location, ()):
+                rows.append(row)
+                positions.append(position)
+    return found
 
 
 def _rows(
