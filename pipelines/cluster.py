@@ -108,6 +108,31 @@ def _store_bytes() -> int:
     return min(found, _STORE_BYTES_ON_MACOS) if sys.platform == "darwin" else found
 
 
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    """Connect to a cluster that is there already."""
+    _require_head(address)
+    # Ray asks a head that does not answer twenty times, for 40 s each.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+    with _without_stderr():
+        ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+
+
+def _set_up_own() -> None:
+    """The environment of a Ray that is about to be started here; what is set already stays."""
+    # Ray listens on every network interface, whatever address it is given, and wants a token unless it is told
+    # otherwise: without one, whoever reaches this machine could run code on it. This token is gone with the run; Ray's
+    # own would lie in the home folder and be sent to other heads, too.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for name, value in WORKER_ENV.items():
+        os.environ.setdefault(name, value)
+    # Ray ends idle workers above one a core after a second. On a laptop those are the loaders, each time they are
+    # ahead, and the next one imports torch again.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    # Nobody reads the metrics and task events of a cluster that has no dashboard: 2 % of two cores.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+
+
 def _start_here(quiet: dict[str, Any]) -> None:
     """Start Ray on this machine. Ray waits for half a minute, which a machine that is busy otherwise may not meet."""
     for last in (False, True):
@@ -182,23 +207,9 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes land amid the progress
     try:
         if address is not None:
-            _require_head(address)
-            # Ray asks a head that does not answer twenty times, for 40 s each.
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
-            with _without_stderr():
-                ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+            _join(address, quiet)
         else:
-            # Ray listens on every network interface, whatever address it is given, and wants a token, unless it is told
-            # otherwise: else whoever reaches this machine could run code on it. This one is gone with the run; Ray's
-            # own would lie in the home folder and be sent to other heads, too.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENV.items()})
-            # Ray ends idle workers above one a core after a second; on a laptop that is every loader, each time it is
-            # ahead, and the next one imports torch again.
-            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-            # Nobody reads the metrics and task events of a cluster that has no dashboard: 2 % of two cores.
-            os.environ.setdefault("RAY_enable_metrics_collection", "0")
-            os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+            _set_up_own()
             _start_here(quiet)
     except ConnectionError as error:
         # Something listens there; a head that holds another token answers no more than what is no head.
