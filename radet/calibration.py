@@ -37,9 +37,9 @@ def fit_fusion(logit_NB: ArrayLike, label_N: ArrayLike) -> tuple[Floats, float]:
     """(weight of each branch, bias): the logistic regression of the label on B branches' logits, weights >= 0, both
     classes given the same weight.
 
-    A branch that is hardly better than a coin there gets next to none: what little a fit finds in it is chance.
-    On pictures of sources that no branch was trained on: how far a branch is right about those it was trained on says
-    little of what it is worth (Wolpert, "Stacked generalization", 1992).
+    A branch that is hardly better than a coin gets next to no weight: what little a fit finds in it is chance.
+    The pictures should be of sources that no branch was trained on: how often a branch is right about sources that it
+    knows says little about its worth (Wolpert, "Stacked generalization", 1992).
     """
     logit, label = np.asarray(logit_NB, np.float64), np.asarray(label_N, bool)
     worth = [auroc(column, label) >= _WORTH for column in logit.T]
@@ -54,10 +54,10 @@ def fit_platt(
 
     So p is the probability at even odds, whatever the mixture of the validation data. The targets are not 0 and 1 but
     1 / (real + 2) and (generated + 1) / (generated + 2), of so many pictures (Platt 1999): where the classes are
-    separated, p is as sure as their number allows, and no surer. `before` is what it takes the place of.
+    separated, p is as sure as their number allows, and no surer. `before` is the calibration that this one replaces.
 
-    Raises ConfigError where the logit is no better than chance (nor where it is no number), so that no increasing map
-    makes a probability of it.
+    Raises ConfigError where the logit is no better than chance, or not a number: no increasing map makes a probability
+    of it.
     """
     logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, bool)
     worth, scale, offset = auroc(logit, label), 0.0, 0.0
@@ -194,7 +194,8 @@ def _parting(copies: Sequence[Floats], label_N: NDArray[np.bool_]) -> float | No
     """The middle, on the logit, between the highest real and the lowest generated picture of all `copies`; None where
     that is no gap.
 
-    Beside the highest real one a threshold would keep the rate too, at the very edge of a gap however wide.
+    A threshold just above the highest real picture would keep the rate too, but at the very edge of a gap that may be
+    wide.
     """
     real = max(_finite(p[~label_N]).max() for p in copies)
     generated = min(_finite(p[label_N]).min() for p in copies)

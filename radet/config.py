@@ -324,8 +324,8 @@ def resolve(name_or_path: str | Path) -> Path:
 def model_id(folder: Path, *, precision: Precision | None = None) -> str:
     """16 hex digits that change whenever a score of this checkpoint could: its config, its tensors, its encoder.
 
-    A detector that was loaded from there has the same, but for an encoder whose rounding broke a tie otherwise on its
-    machine (radet.encoders.load_encoder): save_pretrained makes a checkpoint of that one.
+    A detector that was loaded from there has the same id, except where rounding its encoder broke a tie the other way
+    on that machine (radet.encoders.load_encoder); its save_pretrained then writes a checkpoint with its own id.
     `precision` stands for the one in the config, as in Detector.from_pretrained.
     Raises ModelError ("config_invalid", "weights_missing", "weights_mismatch"), ConfigError for no such precision.
     """

@@ -22,8 +22,10 @@ def gmac(detector: Detector) -> float:
 
 
 def relative_time(detector: Detector, other: Detector) -> float:
-    """How long a score of `detector` takes where one of `other` takes 1: the least of a few, by turns, here, where
-    others may compute, too."""
+    """How long a score of `detector` takes on this machine, where one of `other` takes 1.
+
+    The two are measured by turns, and the shortest times count: other programs may compute meanwhile.
+    """
     least = [math.inf, math.inf]
     for _ in range(_ROUNDS):
         for place, one in enumerate((detector, other)):

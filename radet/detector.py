@@ -86,7 +86,7 @@ class Detector(nn.Module):
 
     @property
     def model_id(self) -> str:
-        """Of the tensors as they are now; hashed again where they have changed, which takes milliseconds."""
+        """Of config and tensors as they are now. They are hashed again when they have changed, in milliseconds."""
         tensors = list(self.own_tensors().values())  # held below: nothing else can come to lie where they are
         state = [None if tensor.is_inference() else (tensor.data_ptr(), tensor._version) for tensor in tensors]
         if self._identified is None or None in state or self._identified[:2] != (self.config, state):
@@ -220,7 +220,7 @@ class Detector(nn.Module):
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Whatever the caller has set: no gradient, no dropout (it stays in eval mode), no autocast but its own."""
+        """No gradient, no autocast but the encoder's own, and eval mode, which stays: whatever the caller has set."""
         if self.training:
             self.eval()
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):

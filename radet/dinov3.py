@@ -40,8 +40,8 @@ class RotarySelfAttention(nn.Module):
 
 
 def turned(x_BHNd: Tensor, cos_Pd: Tensor, sin_Pd: Tensor) -> Tensor:
-    """Rotary position embedding of the patches: each pair (x_i, x_{i + d/2}) is turned by its angle, of which both
-    halves of the tables tell the same. Computed in fp32, rounded at the end; class and register tokens stay."""
+    """Rotary position embedding of the patches: each pair (x_i, x_{i + d/2}) is turned by its angle; both halves of the
+    tables hold the same angles. Computed in fp32, rounded at the end; class and register tokens stay as they are."""
     half, prefix = x_BHNd.shape[-1] // 2, x_BHNd.shape[-2] - len(cos_Pd)
     cos, sin = cos_Pd[:, :half], sin_Pd[:, :half]
     a, b = x_BHNd[..., prefix:, :half], x_BHNd[..., prefix:, half:]

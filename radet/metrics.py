@@ -14,8 +14,10 @@ _BINS = 15  # of the expected calibration error
 
 
 def auroc(score_N: ArrayLike, label_N: ArrayLike) -> float:
-    """Probability that a generated picture scores higher than a real one, ties half. nan where a class is absent, or a
-    score is."""
+    """Probability that a generated picture scores higher than a real one, ties counted half; in [0, 1].
+
+    nan where a class is absent, or a score is not finite.
+    """
     if not np.isfinite(np.asarray(score_N, np.float64)).all():
         return float("nan")
     return float(Ranking(score_N, label_N).figures()["auroc"][0])

@@ -210,7 +210,8 @@ def _product(operator: Operator, x: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 class _Made(NamedTuple):
-    """What was made of a weight, and of what. A copy of the weight in another process makes it anew."""
+    """What was made from a weight, and the state that the weight was in. Not pickled: a copy of the weight in another
+    process makes its own."""
 
     of: Hashable
     value: Tensor
@@ -220,7 +221,7 @@ class _Made(NamedTuple):
 
 
 def _kept(weight: Tensor, name: str, how: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """`make(weight)`, held at the weight until that changes or moves, or it is made otherwise."""
+    """`make(weight)`, kept as an attribute of the weight until that changes or moves, or `how` is another."""
     if weight.is_inference():  # made in inference mode: it does not tell when it changes
         return make(weight)
     of = (weight.data_ptr(), weight._version, how)

@@ -21,8 +21,8 @@ def read_packed(folder: Path) -> bytes:
 
 
 def packed_sha256(data: bytes, source: object) -> str:
-    """Hash of the file that Detector.save_pretrained writes of these tensors: by name, without metadata. So that it is
-    one hash whoever wrote `data`. Hex.
+    """SHA-256, in hex, of these tensors as Detector.save_pretrained writes them: sorted by name, without metadata. So
+    the same tensors have the same hash, whichever program wrote `data`.
 
     Raises ModelError("weights_mismatch") that names `source` where `data` is no such file.
     """

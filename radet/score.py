@@ -18,8 +18,8 @@ class Score:
     (bytes, sha256, size, format) is kept.
     """
 
-    id: str  # the caller's; where none was given, the uri as its list has it
-    uri: str  # path or URL, where it lies; a name, of bytes that have one
+    id: str  # the caller's own; where none was given, the uri as it was listed
+    uri: str  # where it lies, a path or URL; of bytes a name: "#3", or "<container>#<member>"
     sha256: str | None = None  # of the raw bytes, hex
     phash: str | None = None  # 64-bit perceptual hash, hex
     status: str = "ok"  # "ok" or a code of radet.errors

@@ -14,7 +14,7 @@ from radet.ranking import Ranking
 _DRAWS = 200
 _TAIL = 0.025
 
-#: Pictures of each class, below which a sign is undecided however they lie: 0.025 ** (1 / 5) is less than 0.5.
+#: Pictures of each class. Fewer decide no sign, however they lie: 0.025 ** (1 / 5) is less than 0.5 (see `separate`).
 LEAST = 6
 
 #: Stands for all generators together.
@@ -68,8 +68,9 @@ def separate(value_N: ArrayLike, generated_N: NDArray[np.bool_], sources: Sequen
         ranking = Ranking(value[rows], label)
         made, real = int(label.sum()), int((~label).sum())
         low, high = ranking.intervals(draws=_DRAWS, seed=seed)["auroc"]
-        # Where the classes are separated all draws are alike. But min(made, real) pairs, no picture in two of them, are
-        # all the right way round one time in forty at this AUROC, and less often at a lower one.
+        # Where the classes are separated, all bootstrap draws are alike and their interval is a point. But of m =
+        # min(made, real) pairs, none of which share a picture, all m are the right way round with probability AUROC^m.
+        # At an AUROC of `surest` that still happens one time in forty, so the interval has to reach down to it.
         surest = _TAIL ** (1 / min(made, real))
         found.append(
             Separation(

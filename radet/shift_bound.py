@@ -74,10 +74,12 @@ class ShiftBound:
 
     @property
     def bound(self) -> float:
+        """The least gap that the theorem promises, with the certain B."""
         return self.first_order - self.penalty
 
     @property
     def bound_seen(self) -> float:
+        """The same with the largest shift that was seen for B: certain of nothing."""
         return self.first_order - self.penalty_seen
 
     @property
