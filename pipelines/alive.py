@@ -9,7 +9,7 @@ _ANSWERS_S = 5.0
 
 
 def lost() -> str | None:
-    """What of the connected cluster is gone, without which nothing serves; None where all is there."""
+    """What the connected cluster has lost of what a service cannot do without, in words; None where all is there."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S).close()

@@ -22,7 +22,7 @@ class Batcher(Generic[Item, Result]):
     def __init__(self, work: Callable[[list[Item]], Awaitable[list[Result]]], *, most: int, wait_s: float) -> None:
         self.most, self.wait_s = most, wait_s
         self._work = work
-        # Of single items, and of patient ones.
+        # Two queues: of single items, and of patient ones.
         self._lanes: list[deque[tuple[Item, asyncio.Future[Result]]]] = [deque(), deque()]
         self._next = 0
         self._arrived = asyncio.Event()

@@ -16,7 +16,7 @@ _WRITTEN_AT_ONCE = 65_536
 
 
 class Choice:
-    """Of the rows with one key, the one of the highest rank; the later one of equals."""
+    """Chooses, of the rows that share a key, the one with the highest rank; of equal ranks the one added last."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         """`folder` for its files, empty; `rows`: about how many there will be."""

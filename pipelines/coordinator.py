@@ -104,7 +104,10 @@ class Coordinator:
         return self._index.begin(shard)
 
     def dare(self, shard: int, key: bytes | None) -> bool:
-        """Told before each step of a shard whose readers die, and with None at its end: False where two died of it."""
+        """Asked before each step, named by `key`, of a shard whose readers die, and with None at the shard's end.
+
+        False for a step that two readers have died of: leave it out.
+        """
         with self._daring:
             self._dared.pop(shard, None)
             if key is not None:

@@ -27,6 +27,8 @@ _FULL_PAUSE_S = 0.05  # a batch's picture waits where there is no room; a single
 
 
 class Decoder:
+    """Decodes for one front: `threads` for small pictures, and as many for large ones."""
+
     def __init__(self, threads: int, meters: Meters) -> None:
         self._meters = meters
         self._small = ThreadPoolExecutor(threads, thread_name_prefix="radet-decode")

@@ -95,8 +95,8 @@ class RayFeed:
 def _load_part(
     positions: list[int], locations: list[str], recipe: Recipe, view: int | None
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Crops [P, size, size, 3] of P pictures, augmented where `view` is given; what is wrong with those that are not
-    there, by their place."""
+    """Crops [P, size, size, 3] of P pictures, augmented where `view` is given; and by place among them, what is wrong
+    with those that could not be read, whose crops are black."""
     tune()
     fetcher = Fetcher(allow_http=False)
     size = recipe.crop.size

@@ -26,13 +26,15 @@ _FORM = "multipart/form-data"
 _MAX_FIELDS = 16
 _MAX_ID = 256
 _EPILOGUE = 4096  # bytes of a form at whose end the last boundary is looked for
-# JSON has as many values as these characters, and one more; base64 has none of them. A value takes a kilobyte of memory
-# and 10 us, and a small body can hold millions. So many may stand in an address, and so many more in each picture's.
+# JSON has at most one value more than it has of these characters, which base64 never contains. A value costs a kilobyte
+# of memory and 10 us, and a small body can hold millions. So they are counted before anything is parsed: so many are
+# allowed in a body, more than a url has characters, and so many more for each picture of a batch.
 _MARKS = (b"{", b"[", b",")
 _MARKS_ONCE, _MARKS_EACH = 9000, 128
 _SHORT = 128 << 10  # bytes of JSON that are parsed in 0.2 ms: to wake a thread for them takes as long
 _DATA_URI = "data:"
-# What curl says of a body, and the bytes that its -d drops of a file: of so many bytes of a picture some are these.
+# The content type that `curl -d` sends, and the bytes that it drops from a file. Of so many bytes of a picture some are
+# among these: where there are none, they were dropped.
 _CURL, _STRIPS, _STRIPPED = "application/x-www-form-urlencoded", (b"\r", b"\n", b"\0"), 4096
 _PLAIN = str.maketrans("-_", "+/", " \t\r\n")  # url-safe base64, or broken into lines
 

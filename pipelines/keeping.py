@@ -1,7 +1,7 @@
-"""Settings that cannot be, of a replica that has others already.
+"""What happens to new settings that are wrong, in a replica that has others already: it keeps those.
 
-Serve stops a replica whose `reconfigure` raises, and the next one, with the same settings: of a typo in `user_config`
-nothing would be left that scores. So only the first settings of a replica may fail.
+Serve stops a replica whose `reconfigure` raises, and then the next one, which gets the same settings: after a typo in
+`user_config` nothing would be left that scores. So only the first settings of a replica may fail.
 """
 
 import logging
@@ -15,7 +15,7 @@ _log = logging.getLogger("ray.serve")
 
 
 class Keeping:
-    """Of one replica; its `meters` tell when settings are refused."""
+    """Belongs to one replica, whose `meters` tell when settings are refused."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters

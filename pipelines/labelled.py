@@ -124,7 +124,7 @@ def _manifest(path: str) -> Iterator[tuple[str, bool | None, str]]:
     for _, row in lines(path):
         if row.get(uri):
             yield resolve(str(row[uri]), path), label_from_word(row.get(label)), str(row.get(source or "") or "")
-        else:  # nor has a line that cannot be read
+        else:  # no uri, or a line that cannot be read, which has no columns at all
             yield "", None, ""
 
 

@@ -93,7 +93,7 @@ class Loader:
         return iter([shard.items()])
 
     def _dared_items(self, shard: Shard, dare: Dare) -> Iterator[list[Item]]:
-        """The same where processes have died: a container whose reading was the last thing of two ends in a row."""
+        """As `_items`, where processes have died: a container that two died of reading ends in a row that says so."""
         name, version = shard.container
         batches = self._items(shard)
         while version is None or dare(digest("reading", name)):

@@ -13,7 +13,7 @@ def in_plot(name: str, most: int | None = None) -> str:
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Draw without a warning for each letter that matplotlib's font has not: it is a box, and tables have the name."""
+    """No warning for each letter that matplotlib's font lacks: plots show a box for it, and tables have the name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ ", UserWarning)
         yield

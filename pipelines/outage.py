@@ -15,7 +15,7 @@ READING = (OSError, UnicodeDecodeError, *_CLIENTS)
 
 
 def outage(error: Exception) -> FetchError | None:
-    """None where the contents are at fault, of which no library gives a number of the system's."""
+    """Why the file could not be had; None where its contents are at fault: then libraries set no errno."""
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, TimeoutError):
         code = "timeout"

@@ -62,7 +62,7 @@ def choose_columns(location: str, *, ids: str | None, column: str | None) -> dic
     if column in text or (column is None and not binary):
         chosen: dict[str, str | None] = {"bytes": None, "uri": choose_column(location, text, column, URI_COLUMNS)}
     else:
-        # Where a column is asked for there may be others of pictures, which a uri beside them does not tell apart.
+        # Where a column is asked for, there may be several of pictures: a row's uri would call them all the same.
         uri = next((name for name in URI_COLUMNS if name in text), None) if column is None else None
         chosen = {"bytes": choose_column(location, binary, column, _BYTES_COLUMNS), "uri": uri}
     if (wrong := _misfit(schema, chosen | {"ids": ids})) is not None:

@@ -9,17 +9,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _TRIM_BYTES = 512 << 20
 _MMAP_BYTES = 32 << 20  # the largest that glibc takes
 
-#: For processes that are yet to start. The same, and one arena for all threads: Ray runs a training function in a
-#: thread that is not the process's first; glibc gives it an arena that is too small to keep anything, and an
-#: EfficientNet-Lite0 there took 21 ms a picture, with this 16. And OpenMP's threads sleep where they wait: left alone
-#: they spin for milliseconds, and two threads beside one other busy process scored 0.3 pictures a second, with this 8.
-#: Sleeping costs, too: where two that spin trained on 9.1 pictures a second, two that sleep did on 5.4; both at once is
-#: not to be had (GOMP_SPINCOUNT=10000: 8.3, but 3.3 for 4.9 beside a busy process). So training has a worker a core.
-#: And Arrow takes its memory where all do: its own allocator keeps some for every thread that ever read a file.
+#: The environment of worker processes, for what has to be set before they start.
 WORKER_ENV = {
+    # Arrow's own allocator keeps some memory for every thread that ever read a file.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
+    # OpenMP's threads sleep while they wait. Left alone they spin for milliseconds: two threads beside one other busy
+    # process scored 0.3 pictures a second, with this 8. Sleeping has its price: two threads that spin trained on 9.1
+    # pictures a second, two that sleep on 5.4. A mean did not help (GOMP_SPINCOUNT=10000: 8.3 alone, but 3.3 instead of
+    # 4.9 beside a busy process). So training has a worker a core.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # One arena for all threads. Ray runs a training function in a thread that is not the process's first; glibc gives
+    # it an arena that is too small to keep anything: an EfficientNet-Lite0 took 21 ms a picture there, with this 16.
     "MALLOC_ARENA_MAX": "1",
+    # As `tune` sets them.
     "MALLOC_TRIM_THRESHOLD_": str(_TRIM_BYTES),
     "MALLOC_MMAP_THRESHOLD_": str(_MMAP_BYTES),
 }
@@ -31,16 +33,16 @@ def cores() -> int:
 
 
 def fill_cores(processes: int) -> bool:
-    """Whether processes that compute are as many as this machine's cores: then each may `keep_to_core`. Only for what
-    this command has started itself: elsewhere others count on the same cores."""
+    """Whether so many processes that compute fill this machine's cores: then each may `keep_to_core`. To be asked only
+    for processes that this command has started itself: others would count on the same cores."""
     return hasattr(os, "sched_setaffinity") and processes == cores()
 
 
 def keep_to_core(number: int) -> None:
     """Keep this process, every thread of it, to one of the cores that it may use; a number without a core does nothing.
 
-    Left alone, two that compute now and then share a core while the other one rests: whenever one of Ray's helpers,
-    which wake a hundred times a second each, or a thread of their own has taken the place of one of them.
+    Left alone, two processes that compute sometimes share one core while another rests: Ray's helpers, each of which
+    wakes a hundred times a second, or threads of their own push one of them off its core.
     """
     mine = sorted(os.sched_getaffinity(0))[number : number + 1]
     if not mine:

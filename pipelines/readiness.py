@@ -33,8 +33,8 @@ async def until_ready(monitor: MonitorClient) -> None:
 
 
 def replaces_the_last() -> bool:
-    """Of a replica that starts: whether its deployment was up and has no other one. Where it fails, too, nobody is left
-    to say why."""
+    """Asked by a replica that starts: was its deployment up before, and is no other replica of it running now? If this
+    one fails too, nobody is left to say why."""
     context = serve.get_replica_context()
     app = serve.status().applications[context.app_name]
     return app.status != "DEPLOYING" and not app.deployments[context.deployment].replica_states.get("RUNNING")

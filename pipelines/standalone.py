@@ -29,8 +29,8 @@ class OwnFront(Front):
 
 
 class Standalone:
-    """Where neither it nor another replica can score, for want of a detector or of settings that can be, it stays up:
-    /readyz says why, and it tries again."""
+    """A replica with a front and a scorer. Where it cannot score, for want of a detector or of valid settings, and no
+    other replica can either, it stays up: /readyz says why, and it tries again."""
 
     def __init__(
         self,

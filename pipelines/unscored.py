@@ -16,9 +16,9 @@ class Unscored(NamedTuple):
 def unscored(out: str, manifest: dict[str, Any]) -> Unscored:
     """Of the committed run of `manifest`; one that met no new input is judged with the run before it.
 
-    A scheduler sends a job again that ended badly. It then finds nothing to do, or tries again what may pass, and is no
-    better for the first. What a run has read and found to be the same counts beside its rows, but is nothing new: it
-    has a score, and of a list of pages it is most of what is read.
+    A scheduler sends a job again that ended badly. The second run finds nothing to do, or tries again what may pass:
+    finding nothing new makes the night no better. An input that was read and turned out to be unchanged counts among
+    the inputs, since it has a score (in a list of web pages most are of that kind), but it is not new.
     """
     ledger = Ledger(open_folder(out), model_id=manifest["model_id"], rescore=False)
     found, same = Unscored(0, 0), {"model_id": manifest["model_id"], "source": manifest["source"]}
