@@ -34,6 +34,7 @@ class Contents:
         self._database.close()
 
     def want(self, shas: Sequence[str]) -> None:
+        """Contents whose rows `offer` is to keep; asked for again, they count once."""
         self.missing += self._many("INSERT OR IGNORE INTO content VALUES (?, NULL)", [(sha,) for sha in shas])
 
     def offer(self, scored: pa.Table) -> None:

@@ -119,10 +119,12 @@ class Coordinator:
         return self._index.wants((shard + 1 << 32) + first, shard + 2 << 32)
 
     def admit(self, shard: int, first: int, inputs: Sequence[tuple[bytes, bytes | None]]) -> list[bool]:
+        """For each (key, version) of a shard's inputs, from number `first` on: does this run have to do it?"""
         self._index.meet(shard, first + len(inputs))
         return self._index.admit((shard + 1 << 32) + first, inputs)
 
     def claim(self, inputs: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        """For each (sha256, key): SCORED, which is to be decoded and scored, JOIN or SAME (pipelines.schema)."""
         return self._index.claim(inputs)
 
     def finish_container(self, name: str, version: str, inputs: int) -> None:
@@ -131,6 +133,7 @@ class Coordinator:
             self._index.finish_container(digest("container", name), digest(version), inputs)
 
     def progress(self) -> Progress:
+        """How far the listing is now."""
         return Progress(
             counts=self._index.counts(),
             ahead=self._index.ahead,

@@ -113,6 +113,7 @@ class Evaluation:
 
     @property
     def sources(self) -> NDArray[np.str_]:
+        """What made each picture, [N]."""
         return np.array(self.labelled.sources)
 
     def row(self, detector: str, condition: str = CLEAN, scope: str = "all", name: str = "") -> dict[str, Any] | None:
@@ -126,7 +127,8 @@ class Evaluation:
 class EvaluateWatcher:
     """What an evaluation tells while it runs."""
 
-    def opened(self, labelled: Labelled, conditions: list[str], detectors: list[str]) -> None: ...
+    def opened(self, labelled: Labelled, conditions: list[str], detectors: list[str]) -> None:
+        """Before any picture is scored."""
 
     def detector(self, number: int, name: str) -> Watcher:  # noqa: ARG002
         """Before each detector; the watcher of its scoring run."""

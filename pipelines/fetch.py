@@ -85,6 +85,7 @@ class Fetcher:
 
 
 def is_http(location: str) -> bool:
+    """Whether it is a web address, in whatever capitals."""
     return location[:8].lower().startswith(("http://", "https://"))
 
 
@@ -97,10 +98,12 @@ def _path(location: str) -> str:
 
 
 def file_version(status: os.stat_result) -> str:
+    """Changes when a local file's content may have: size in bytes and modification time in nanoseconds."""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def object_version(item: s3.Object) -> str:
+    """The same of an S3 object: size in bytes and ETag."""
     return f"{item.size}-{item.etag}"
 
 

@@ -46,6 +46,8 @@ _EXPLAINED_AT_ONCE = 4  # an explanation costs two to three scores, and its pict
 
 
 class Front:
+    """Reads, decodes and answers for one process, within its limits. Belongs to one event loop."""
+
     def __init__(
         self,
         scorer: ScorerClient,
@@ -208,6 +210,7 @@ class Front:
             raise RequestError("not_ready", "the monitor does not answer") from error
 
     async def report(self) -> None:
+        """Tell the monitor this process's metrics. Raises whatever comes of a monitor that is away."""
         await self._monitor.report(Report(replica=self.meters.replica, kind="front", metrics=self.meters.snapshot()))
 
     async def drain(self, seconds: float) -> None:

@@ -188,11 +188,13 @@ class Index:
         return True
 
     def finish_container(self, key: bytes, version: bytes, count: int) -> None:
+        """This version of a container was read to its end, and held `count` inputs."""
         with self._lock:
             self._finished += not self._one("SELECT 1 FROM container WHERE key = ?", key)
             self._database.execute("INSERT OR REPLACE INTO container VALUES (?, ?, ?)", (key, version, count))
 
     def containers(self) -> list[tuple[bytes, bytes, int]]:
+        """Key, version and number of inputs of those that this run has read to their end."""
         with self._lock:
             return self._database.execute("SELECT key, version, count FROM container").fetchall()
 
@@ -226,6 +228,7 @@ class Index:
             return not self.limit_reached or self._one(query, place, end) is not None
 
     def shards(self, first: int, count: int) -> list[str]:
+        """The payloads of up to `count` shards from number `first` on, as far as they are spooled."""
         with self._lock:
             query = "SELECT payload FROM shard WHERE id >= ? AND id < ? ORDER BY id"
             return [row[0] for row in self._database.execute(query, (first, first + count))]
@@ -250,6 +253,7 @@ class Index:
 
     @property
     def limit_reached(self) -> bool:
+        """Whether the run has as many inputs as it may take on."""
         with self._lock:
             return self._limit is not None and self.expected >= self._limit
 

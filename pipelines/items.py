@@ -53,6 +53,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> bytes:
+        """Its identity from run to run, 16 bytes."""
         return digest(self.id, self.uri)
 
 
@@ -131,6 +132,7 @@ def display(location: str) -> str:
 
 
 def version_digest(version: str | None) -> bytes | None:
+    """A version as the ledger keeps it, 16 bytes; None where the listing tells none."""
     return None if version is None else digest(version)
 
 

@@ -36,7 +36,7 @@ Dare = Callable[[bytes | None], bool]
 
 
 class Desk(Protocol):
-    """What the stage asks of the coordinator."""
+    """What the stage asks of the coordinator, whose methods (pipelines.coordinator) say what each of these means."""
 
     def begin(self, shard: int) -> int: ...
     def dare(self, shard: int, key: bytes | None) -> bool: ...

@@ -19,6 +19,8 @@ _BATCHES = 3  # single pictures are taken in for so many: one that is computed, 
 
 
 class LocalScorer:
+    """A ScorerClient (pipelines.remote) of the scorer in this process."""
+
     def __init__(self, scorer: Scorer, peers: ScorerClient | None) -> None:
         """`peers`: all replicas, this one among them, or None where this one is alone."""
         self._scorer, self._peers = scorer, peers

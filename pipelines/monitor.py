@@ -38,6 +38,8 @@ class Report:
 
 
 class Monitor:
+    """What the replicas have reported lately. Not thread-safe: it belongs to one event loop."""
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._live: dict[str, tuple[float, Report]] = {}
@@ -47,6 +49,7 @@ class Monitor:
         self._recent_of = ""
 
     def report(self, report: Report) -> None:
+        """Take what a replica says of itself; it stands until its next report, or until it is taken for gone."""
         self._live[report.replica] = (self._clock(), report)
         self._gone.pop(report.replica, None)  # it was silent only, and tells what it told before again
         if report.facts is not None and report.scores:

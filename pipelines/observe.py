@@ -58,13 +58,16 @@ class Meters:
         self._refused = Gauge("radet_settings_refused", "The last user_config is refused", ["replica"], registry=own)
 
     def in_flight(self, requests: int) -> None:
+        """So many requests are being worked on now."""
         self._in_flight.labels(self.replica).set(requests)
 
     def self_test(self, model_id: str) -> None:
+        """The self-test of this model was passed; it takes the place of the model before it."""
         self._self_test.clear()
         self._self_test.labels(self.replica, model_id).set(1)
 
     def settings(self, *, refused: bool) -> None:
+        """Whether the last user_config was refused."""
         self._refused.labels(self.replica).set(refused)
 
     def snapshot(self) -> list[Family]:

@@ -68,6 +68,8 @@ class RemoteScorer:
 
 
 class RemoteMonitor:
+    """The monitor by its handle: a MonitorClient that waits a few seconds for it, no longer."""
+
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 

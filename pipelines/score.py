@@ -80,6 +80,7 @@ class Tally:
     score_s: float = 0.0
 
     def add(self, told: dict[str, Any]) -> None:
+        """Count a staged batch, by what it tells of itself (pipelines.sink.stage)."""
         for name in ("rows", "scored", "joined", "same", "fetch_s", "decode_s", "score_s"):
             setattr(self, name, getattr(self, name) + told[name])
         for status, count in told["statuses"]:
@@ -89,9 +90,14 @@ class Tally:
 class Watcher:
     """What a run tells while it runs; the command line shows it."""
 
-    def opened(self, source: str, facts: dict[str, Any]) -> None: ...
-    def moved(self, tally: Tally, progress: Progress) -> None: ...
-    def committing(self) -> None: ...
+    def opened(self, source: str, facts: dict[str, Any]) -> None:
+        """When the listing has begun: what is scored, in words; what an interrupted run left, and the plan."""
+
+    def moved(self, tally: Tally, progress: Progress) -> None:
+        """After each staged batch, and at the end."""
+
+    def committing(self) -> None:
+        """When all is staged."""
 
 
 def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
