@@ -22,7 +22,7 @@ MAX_BYTES = 64 << 20
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-class Source(NamedTuple):
+class Stat(NamedTuple):
     """What can be said of an input without reading it."""
 
     size: int | None  # bytes
@@ -36,25 +36,25 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._http = HttpReader(replace(HttpPolicy.from_environment(), max_bytes=max_bytes)) if allow_http else None
 
-    def look(self, location: str) -> Source:
+    def look(self, location: str) -> Stat:
         """Size and version of a local file or an S3 object; both unknown for a URL.
 
         Raises:
             FetchError, ImageError
         """
         if (parts := degraded.split(location)) is not None:
-            source = self.look(parts[1])
-            return Source(source.size, None if source.version is None else f"{parts[0]} {source.version}")
+            found = self.look(parts[1])
+            return Stat(found.size, None if found.version is None else f"{parts[0]} {found.version}")
         if (cell := Cell.parse(location)) is not None:
-            return Source(None, cell.version)
+            return Stat(None, cell.version)
         if is_http(location):
-            return Source(None, None)
+            return Stat(None, None)
         if location.startswith("s3://"):
             item = s3.head(location)
-            return Source(item.size, object_version(item))
+            return Stat(item.size, object_version(item))
         with _errors():
             status = os.stat(_path(location))
-        return Source(status.st_size, file_version(status))
+        return Stat(status.st_size, file_version(status))
 
     def read(self, location: str) -> bytes:
         """All bytes, up to the cap.

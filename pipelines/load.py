@@ -116,10 +116,10 @@ class Loader:
     def _look(self, item: Item) -> Item:
         """Version and size, so that an input that is done need not be fetched."""
         try:
-            source = _fetcher(self.allow_http).look(item.entry.location)
+            found = _fetcher(self.allow_http).look(item.entry.location)
         except (FetchError, ImageError) as error:
             return Item(item.entry, error=error)
-        return Item(item.entry._replace(version=source.version, size=source.size))
+        return Item(item.entry._replace(version=found.version, size=found.size))
 
     def _seen(self, item: Item) -> dict[str, Any]:
         assert item.data is not None
