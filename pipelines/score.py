@@ -190,19 +190,12 @@ def _batches(
     job: ScoreJob, request: Request, config: DetectorConfig, plan: Plan, coordinator: Any
 ) -> Iterator[dict[str, Any]]:
     """Run the pipeline; yields what each staged batch tells of itself."""
-    context = DataContext.get_current()
-    context.target_max_block_size = 1  # every row, that is every batch, is a block of its own
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    context.custom_execution_callback_classes = [ForgetBlockStats]
     ledger = Ledger(open_folder(job.out), model_id=request.model_id, rescore=job.rescore)
     # The pool starts as large as the cluster is: Ray shrinks one that may shrink while the first files are being read,
     # and is slow to let it grow back. It grows where the cluster does.
     most = plan.scorers if job.address is None or job.workers is not None else None
     # A pool that grows is left to Ray: nobody knows how far.
-    limits = ExecutionResources.for_limits(object_store_memory=None if most is None else plan.store_bytes(config.crop))
-    context.execution_options.resource_limits = limits
+    _set_up_ray_data(store_bytes=None if most is None else plan.store_bytes(config.crop))
     dataset = (
         ray.data.read_datasource(_Shards(coordinator), num_cpus=0, override_num_blocks=1)
         .map_batches(
@@ -244,6 +237,17 @@ def _batches(
     )
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
+
+
+def _set_up_ray_data(store_bytes: int | None) -> None:
+    """Ray Data's settings for a run, in this process; the run may hold so much in the object store."""
+    context = DataContext.get_current()
+    context.target_max_block_size = 1  # every row, that is every batch, is a block of its own
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [ForgetBlockStats]
+    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=store_bytes)
 
 
 class _Shards(Datasource):  # type: ignore[misc]
