@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -82,10 +81,6 @@ class Monitor:
         registry = CollectorRegistry()
         registry.register(Collected([*families, self._replicas(), self._problems(), *self._shift()]))
         return generate_latest(registry)
-
-    def state(self) -> dict[str, Any]:
-        """The shift of recent scores, for people."""
-        return {"scores": len(self._recent), "shift": {"/".join(v for _, v in k): s for k, s in self._shifts().items()}}
 
     def _forget(self) -> None:
         """Processes that are gone keep their counts: counters must not fall."""
