@@ -251,12 +251,19 @@ class Run:
         ]
 
     def _epoch(self, watcher: Watcher) -> None:
-        recipe, epoch = self.recipe, self.progress.epoch
+        epoch = self.progress.epoch
         if epoch == 0:
             self.begin(watcher)
             self.progress.linear_auroc = self._aurocs(self.validate()).get("semantic")
-        plan = self._plan(epoch)
-        in_epoch = len(plan)
+        reports = self._train(epoch, watcher)
+        self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
+        best = self._judge(epoch, reports)
+        self.progress.epoch = epoch + 1
+        watcher.validated(self.progress, best.logits)
+
+    def _train(self, epoch: int, watcher: Watcher) -> list[StepReport]:
+        """The steps of an epoch."""
+        recipe, plan = self.recipe, self._plan(epoch)
         reports, labels = [], [torch.empty(0)]
         for step, batches in enumerate(self.feed.batches(epoch, plan)):
             report = train_step(
@@ -264,35 +271,31 @@ class Run:
                 self.optimiser,
                 [self._with_clean(batch, epoch) for batch in batches],
                 recipe,
-                step=epoch * in_epoch + step,
-                steps=recipe.epochs * in_epoch,
+                step=epoch * len(plan) + step,
+                steps=recipe.epochs * len(plan),
                 reduce=self.ranks.reduce,
             )
             reports.append(report)
             labels += [batch.label for batch in batches]
-            watcher.stepped(epoch, step, in_epoch, report)
+            watcher.stepped(epoch, step, len(plan), report)
         self._require_both(labels, f"epoch {epoch}")
-        self._refit()  # so that what is validated, and shipped, measures drift by the probe as it is now
+        return reports
+
+    def _judge(self, epoch: int, reports: list[StepReport]) -> Best:
+        """Validate the detector as it is after an epoch, and keep it where it is the best one so far."""
         found, generated = self.validate(), self.feed.validation_generated
         best = Best.of(self.detector, found, generated)
         read = np.isfinite(best.logits)
         ranked = Ranking(best.logits[read], generated[read]).figures()
         score = float(ranked["auroc"][0])
         means = {name: float(np.mean([r.to_dict()[name] for r in reports])) for name in reports[0].to_dict()}
-        self.progress.history.append(
-            {
-                "epoch": epoch,
-                **means,
-                "val_auroc": score,
-                "val_ap": float(ranked["ap"][0]),
-                **{f"val_auroc_{name}": value for name, value in self._aurocs(found).items()},
-            }
-        )
+        entry = {"epoch": epoch, **means, "val_auroc": score, "val_ap": float(ranked["ap"][0])}
+        entry |= {f"val_auroc_{name}": area for name, area in self._aurocs(found).items()}
+        self.progress.history.append(entry)
         if score > self.progress.best_auroc:
             self.progress.best_auroc, self.progress.best_epoch = score, epoch
             self.best, self.progress.settled = best, False
-        self.progress.epoch = epoch + 1
-        watcher.validated(self.progress, best.logits)
+        return best
 
     def _require_both(self, labels: list[Tensor], who: str) -> None:
         """Raises ConfigError, on every rank, where none of them could read a picture of one class."""
