@@ -214,8 +214,8 @@ class Front:
         await self._monitor.report(Report(replica=self.meters.replica, kind="front", metrics=self.meters.snapshot()))
 
     async def drain(self, seconds: float) -> None:
-        """Returns when what is under way is answered. New requests are refused for so long: whoever asks ends the
-        service by then, or has been ended himself."""
+        """Returns when what is under way is answered. New requests are refused for so many seconds: by then, whoever
+        asked for this has ended the service, or is gone."""
         self._refusing_until = time.monotonic() + seconds
         while self._requests:
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -51,7 +51,7 @@ class Item:
 
 
 def most_of(request: Request, settings: FrontSettings, *, single: bool) -> int:
-    """Bytes that the body may have: where it holds a `single` picture, base64 or a form's headers are some more."""
+    """Bytes that the body may have. For a `single` picture: a picture's cap, twice that as base64 or in a form."""
     if not single:
         return settings.max_request_bytes
     plain = _kind(request) not in {_FORM, _JSON}

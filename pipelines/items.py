@@ -191,7 +191,7 @@ def resolve(uri: str, manifest: str) -> str:
 
 
 def usual_name(names: Iterable[str], usual: tuple[str, ...]) -> str | None:
-    """The first of the usual names that is there, be it in capitals where none is there as it is."""
+    """The first of the usual names that is there; where none is as it is written, the first in other capitals."""
     written = {name: name for name in names}
     capitals = {name.lower(): name for name in reversed(written)}
     return next((there[name] for there in (written, capitals) for name in usual if name in there), None)

@@ -55,8 +55,10 @@ class Scorer:
         self._batch_size = 1
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Load if need be, then take batch sizes and thresholds. Raises ModelError or ConfigError, and changes
-        nothing: who loads the first time has told the monitor."""
+        """Load if need be, then take batch sizes and thresholds.
+
+        Raises ModelError or ConfigError, and changes nothing; where it has never scored, the monitor is told why.
+        """
         try:
             settings: ScorerSettings = ScorerSettings.read(config)
             if 2 * settings.max_batch_size > self._most:

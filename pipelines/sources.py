@@ -164,9 +164,9 @@ class Containers:
                 yield from parquet.uris(body, size)
 
     def _columns(self, column: str | None) -> tuple[str, dict[str, str | None]]:
-        """Which columns to read, and a file that has them: as most of the first files have it, if need be image bytes.
+        """A file, and the columns to read: those of most of the first files; image bytes, where as many have uris.
 
-        So a file of another kind decides nothing, be it listed before all others.
+        So a file of another kind decides nothing, even if it is listed first.
         """
         found: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
         refusal = ConfigError(f"{self.root} holds no Parquet file that can be read")

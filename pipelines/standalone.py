@@ -55,8 +55,9 @@ class Standalone:
     async def reconfigure(self, config: dict[str, Any] | None) -> None:
         """Take new settings, after loading the detector the first time.
 
-        Raises ConfigError, and changes nothing, where it scores; that and ModelError where it does not, and other
-        replicas do: Serve then keeps those."""
+        Where it scores already, raises ConfigError and changes nothing. Where it does not but other replicas do, raises
+        ConfigError or ModelError, and Serve keeps those. Where nobody scores it raises nothing, and tries again later.
+        """
         if self._trying is not None:
             self._trying.cancel()
         try:

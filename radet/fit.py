@@ -133,9 +133,9 @@ def _freeze_reference(detector: Detector, drifts: list[Drift], source: str) -> N
 
 
 def _cross_fitted_scalars(drifts: list[Drift]) -> Tensor:
-    """The scalars of all pictures, m2 measured by a covariance that has not seen the picture: one half by the other.
+    """The scalars of all N pictures, [N, S], m2 of each half being measured by a covariance fitted on the other half.
 
-    Where pictures are no more than dimensions, those fitted on look far too near.
+    Where pictures are no more than dimensions, those that a covariance was fitted on look far too near to it.
     """
     whole = Drift(*(torch.cat(column) for column in zip(*drifts, strict=True)))
     half = len(whole.cosine) // 2
