@@ -3,7 +3,7 @@
 400  bad_request, config, empty, blocked_address      the request itself
 401  unauthorized                                     no key, or none that is known
 404  no_such_page      405  method_not_allowed
-408  timeout           the body did not arrive in time
+408  body_timeout      the body did not arrive in time
 413  too_large_bytes, too_many_pixels, too_many_items  over a cap
 415  not_an_image, unsupported_format                 not a kind of file that is read
 422  truncated, corrupt; not_found, forbidden, unreachable, http_status, bad_redirect, timeout   of a url

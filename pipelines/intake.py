@@ -33,6 +33,7 @@ _MARKS = (b"{", b"[", b",")
 _MARKS_ONCE, _MARKS_EACH = 9000, 128
 _SHORT = 128 << 10  # bytes of JSON that are parsed in 0.2 ms: to wake a thread for them takes as long
 _DATA_URI = "data:"
+_ONE = '{"image": BASE64} or {"url": "https://..."}'  # what a picture is in JSON
 # The content type that `curl -d` sends, and the bytes that it drops from a file. Of so many bytes of a picture some are
 # among these: where there are none, they were dropped.
 _CURL, _STRIPS, _STRIPPED = "application/x-www-form-urlencoded", (b"\r", b"\n", b"\0"), 4096
@@ -180,7 +181,7 @@ def _parse_one(body: bytes) -> Item:
     try:
         return _item(ImageRequest.model_validate_json(body.removeprefix(codecs.BOM_UTF8)))
     except ValidationError as error:
-        raise _told(error) from None
+        raise _told(error, _ONE) from None
 
 
 def _parse_many(body: bytes, most: int) -> list[Item]:
@@ -189,7 +190,7 @@ def _parse_many(body: bytes, most: int) -> list[Item]:
     try:
         items = BatchRequest.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).items
     except ValidationError as error:
-        raise _told(error) from None
+        raise _told(error, f'{{"items": [{_ONE}, ...]}}') from None
     return [_item(item) for item in items]
 
 
@@ -225,10 +226,9 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
-def _told(error: ValidationError) -> RequestError:
-    """Where the body is wrong, never what it holds."""
+def _told(error: ValidationError, wanted: str) -> RequestError:
+    """Where the body is wrong and what is wanted instead, never what it holds."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"])) or "the body"
-    return RequestError(
-        "bad_request", f"{where}: {first['msg'] if first['type'] != 'json_invalid' else 'no valid JSON'}"
-    )
+    reason = {"json_invalid": "no valid JSON", "extra_forbidden": "no such field"}.get(first["type"], first["msg"])
+    return RequestError("bad_request", f"{where}: {reason}; write {wanted}")

@@ -348,7 +348,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {404: "no_such_page", 405: "method_not_allowed"}
-    told = failure(request, RequestError(codes.get(error.status_code, "bad_request"), str(error.detail)))
+    told = failure(request, RequestError(codes.get(error.status_code, "bad_request"), f"{error.detail}: see /docs"))
     told.headers.update(error.headers or {})
     return told
 

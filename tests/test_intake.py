@@ -32,6 +32,8 @@ def test_a_small_body_of_a_million_values_is_refused_unread(here: Service, item:
 def test_deep_and_wrong_bodies_are_told_apart_from_long_ones(here: Service) -> None:
     for body in (b'{"items":' + b"[" * 5000, b'{"items":[' + b"0," * 4000 + b"0]}"):
         assert ask(f"{here.url}/v1/score:batch", body=body, headers=JSON).code == "bad_request"
+    told = ask(f"{here.url}/v1/score:batch", body=b'["aGk="]', headers=JSON).json()["error"]["message"]
+    assert 'write {"items": [{"image": BASE64}' in told
 
 
 def test_what_a_full_batch_may_hold_passes(here: Service) -> None:

@@ -201,16 +201,17 @@ def test_metrics_count_what_was_done(here: Service, picture: bytes) -> None:
 def test_wrong_places(here: Service, path: str, method: str, status: int, code: str) -> None:
     answer = ask(here.url + path, method=method)
     assert (answer.status, answer.code) == (status, code)
+    assert answer.json()["error"]["message"].endswith("see /docs")
 
 
 @pytest.mark.parametrize(
     ("body", "kind", "says"),
     [
         (b"{", "application/json", "no valid JSON"),
-        (b"[]", "application/json", ""),
+        (b"[]", "application/json", 'write {"image": BASE64} or {"url":'),
         (b'{"image": "aGk=", "url": "https://a.org/"}', "application/json", "either"),
         (b'{"image": 5}', "application/json", "image"),
-        (b'{"picture": "aGk="}', "application/json", "picture"),
+        (b'{"picture": "aGk="}', "application/json", 'picture: no such field; write {"image": BASE64}'),
         (b'{"image": "a", "external_id": "%s"}' % (b"x" * 300), "application/json", "external_id"),
         (b"[" * 100_000, "application/json", ""),
         (b"", "multipart/form-data", "multipart"),
