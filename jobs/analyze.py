@@ -19,7 +19,7 @@ def analyze(
     ],
     out: Annotated[str, typer.Option(help="Where the findings go: a folder or s3://bucket/prefix.")],
     model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
     reference: Annotated[
         str | None,

@@ -16,7 +16,7 @@ def calibrate(
     ],
     out: Annotated[str, typer.Option(help="The folder of the new checkpoint; it is to be empty, or not there yet.")],
     model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
     fpr: Annotated[
         list[float] | None,
@@ -28,7 +28,10 @@ def calibrate(
     evaluation: Annotated[
         str | None, typer.Option(help="The OUT of an evaluation of DATA: what it has scored is not scored again.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")

@@ -30,7 +30,10 @@ def evaluate(
         str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many pictures, drawn from all.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a detector is given at once; default: 256 on a GPU, else 32.")

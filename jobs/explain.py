@@ -17,7 +17,7 @@ def explain(
         str, typer.Option(help="A folder for NAME.png and NAME.json of each picture; what is there already stays.")
     ],
     model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
 ) -> None:
     """Explain scores: verdict and threshold in words, what each branch contributed, how unusual the drift is among real

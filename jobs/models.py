@@ -45,7 +45,9 @@ def list_models() -> None:
 
 @models.command()
 def selftest(
-    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder or hf://org/name.")] = "radet-lite",
+    model: Annotated[
+        str, typer.Argument(help="A bundled name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
+    ] = "radet-lite",
     precision: Annotated[Precision | None, typer.Option(help="Default: the checkpoint's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
@@ -72,7 +74,9 @@ def selftest(
 
 @models.command()
 def convert(
-    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder or hf://org/name.")],
+    model: Annotated[
+        str, typer.Argument(help="A bundled name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
+    ],
     precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")],
     out: Annotated[str, typer.Option(help="The checkpoint folder to make; it is to be empty, or not there yet.")],
 ) -> None:

@@ -15,7 +15,8 @@ def score(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv or .jsonl manifest, one image.",
+            help="One of: a folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv, .tsv or .jsonl "
+            "manifest, one image.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Where the scores go: a folder or s3://bucket/prefix.")],
@@ -23,7 +24,8 @@ def score(
         str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster to run on; without it one is started here.")
+        str | None,
+        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
     ] = None,
     limit: Annotated[
         int | None,

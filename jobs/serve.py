@@ -30,7 +30,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder or hf://org/name.")
+        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network interface.")] = "127.0.0.1",
@@ -47,7 +47,10 @@ def serve(
             "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101, or free ones.",
         ),
     ] = False,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, until stopped: POST /v1/score, a page at /, documentation at /docs.
 

@@ -26,7 +26,10 @@ def train(
         ),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that OUT holds.")] = False,
 ) -> None:
     """Train a detector and calibrate it.

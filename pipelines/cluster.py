@@ -25,6 +25,7 @@ from radet.errors import ConfigError, FetchError, ModelError
 _STORE_BYTES, _STORE_BYTES_A_CORE, _STORE_SHARE = 1 << 30, 256 << 20, 0.3
 _STORE_BYTES_ON_MACOS = 2 << 30  # the most that Ray accepts there
 _CONNECT_S = 10.0
+_WORDS = ("auto", "local")  # that Ray takes for an address
 _END_S = 5.0
 _STATE_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _NO_STATE = "http://127.0.0.1:9"  # the port of the discard protocol, at which nothing listens
@@ -62,7 +63,11 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _require_head(address: str) -> None:
-    """Raises ConfigError where nothing listens at HOST:PORT; "auto" and the like are Ray's to resolve."""
+    """Raises ConfigError where nothing listens at HOST:PORT, or Ray could not read it; "auto" and ray:// are Ray's to
+    resolve."""
+    if address.startswith(("http://", "https://")) or (":" not in address and address not in _WORDS):
+        mend = "give HEAD:6379, or auto on a node of the cluster (http://HEAD:8265 is for `radet submit`)"
+        raise ConfigError(f"no Ray cluster at {address or 'an empty address'}: {mend}")
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         return

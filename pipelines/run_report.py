@@ -35,7 +35,7 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
     greet(out)
     manifests = list(Ledger(open_folder(out), model_id="", rescore=False).manifests())
     if not manifests:
-        raise ConfigError(f"no committed run in {out}")
+        raise ConfigError(f"no committed run in {out}: give what `radet score --out` names, once that run has ended")
     latest = manifests[-1]
     table = read_scores(out, columns=_COLUMNS)
     table = table.filter(pc.equal(table["model_id"], latest["model_id"]))

@@ -93,6 +93,8 @@ def test_a_head_that_is_not_there_is_one_clear_line_at_once(tmp_path: Path, corp
         assert f"no Ray cluster at {address}" in refused(
             "score", corpus, "--out", str(tmp_path / "o"), "--address", address
         )
+    for address in ("http://127.0.0.1:8265", "head"):
+        assert "give HEAD:6379" in refused("score", corpus, "--out", str(tmp_path / "o"), "--address", address)
 
 
 @pytest.mark.s3
