@@ -35,8 +35,8 @@ def analyze(
 ) -> None:
     """Ask where a detector's evidence comes from, and whether it holds.
 
-    * Layers and strengths: which block of the encoder parts the classes, and does the sign hold as the perturbation
-    grows? Of each generator too: a drift that is larger for one may be smaller for another.
+    * Layers and strengths: which block of the encoder separates the classes, and do generated pictures go on drifting
+    more (or less) as the perturbation grows? Of each generator too: one may drift more and another less.
 
     * Controls: does the learned probe measure the picture, or write its own verdict into the drift?
 
@@ -44,8 +44,8 @@ def analyze(
     paper's Theorem 4.3 in numbers?
 
     OUT gets index.html (start there), analysis.json, a CSV file for each table, and each plot as PNG and SVG.
-    docs/analysis.md says what every number means. A picture costs about 50 scorings; a divergence needs 24
-    pictures of a source, and twice as many say more.
+    docs/analysis.md says what every number means. A picture costs about 50 passes of the encoder, where a score costs
+    two; a divergence needs 24 pictures of a source, and twice as many say more.
 
     [bold]Examples[/bold]
 

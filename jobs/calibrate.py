@@ -23,7 +23,7 @@ def calibrate(
         typer.Option(help="A false-positive rate to give a threshold for; may be repeated. Verdicts keep the largest."),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Keep the rates after these degradations too: as radet evaluate, such as resize,jpeg.")
+        str, typer.Option(help="Keep the rates after these degradations too, named as for radet evaluate: resize,jpeg.")
     ] = "clean",
     evaluation: Annotated[
         str | None, typer.Option(help="The OUT of an evaluation of DATA: what it has scored is not scored again.")

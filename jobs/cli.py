@@ -43,7 +43,12 @@ def _say_versions(asked: bool) -> None:
 def _options(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_say_versions, is_eager=True, help="Say which releases compute here."),
+        typer.Option(
+            "--version",
+            callback=_say_versions,
+            is_eager=True,
+            help="Print the versions of radet and of what it computes with.",
+        ),
     ] = False,
 ) -> None:
     pass

@@ -24,7 +24,8 @@ def evaluate(
         str, typer.Option(help="Degradations: clean,jpeg,blur,webp,resize,thumbnail,social,noise, or e.g. jpeg:60.")
     ] = "clean",
     format_neutral: Annotated[
-        bool, typer.Option("--format-neutral", help="Everything once more behind one resize and one JPEG.")
+        bool,
+        typer.Option("--format-neutral", help="Everything once more, all pictures resized and saved as JPEG alike."),
     ] = False,
     groups: Annotated[
         str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")

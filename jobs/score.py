@@ -31,8 +31,8 @@ def score(
         int | None,
         typer.Option(
             min=1,
-            help="Score at most so many new inputs, half of them at most ones that an earlier run failed at; web pages "
-            "that have a score are then not read again.",
+            help="Score at most so many inputs: new, changed and, up to half, those that an earlier run failed at. Web "
+            "pages that have a score are then not read again.",
         ),
     ] = None,
     ids: Annotated[str | None, typer.Option(help="The column (or JSON field) with your own id for each image.")] = None,

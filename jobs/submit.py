@@ -29,7 +29,7 @@ _ADDRESS = Annotated[
     str | None,
     typer.Option(envvar="RAY_API_SERVER_ADDRESS", help=f"The head's dashboard, http://HEAD:8265; default {_HERE}."),
 ]
-_ID = Annotated[str, typer.Argument(metavar="ID", help="The submission id: NAME-RUN.")]
+_ID = Annotated[str, typer.Argument(metavar="ID", help="The job's id: NAME-RUN, or NAME-DATE.")]
 
 _SENT = "radet_sent"  # a job's metadata: the digest of its files and variables
 
@@ -44,7 +44,7 @@ def submit(
     address: _ADDRESS = None,
     wait: Annotated[bool, typer.Option(help="Follow the log, and end with the job's exit code.")] = True,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Instead of the file's: score.limit=100.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides the file: score.limit=100.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent.")] = False,
 ) -> None:
@@ -87,7 +87,7 @@ def submit(
 
 @jobs.command()
 def status(
-    submission: Annotated[str | None, typer.Argument(metavar="ID", help="One of them: NAME-RUN.")] = None,
+    submission: Annotated[str | None, typer.Argument(metavar="ID", help="One job's: NAME-RUN, or NAME-DATE.")] = None,
     address: _ADDRESS = None,
 ) -> None:
     """One job, or all that the head remembers."""

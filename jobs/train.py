@@ -22,7 +22,7 @@ def train(
         str | None,
         typer.Option(
             help="Training processes: a number, or LEAST:MOST to be elastic. Without it one for each core of this "
-            "machine (with --gpus each GPU), as far as a step's micro-batches go round; one on a cluster."
+            "machine (with --gpus each GPU), but no more than a step has micro-batches; on a cluster, one."
         ),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
