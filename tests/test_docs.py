@@ -22,6 +22,7 @@ from jobs.cli import app
 from pipelines.index import digest
 from pipelines.schema import JOIN
 from pipelines.sink import read_scores
+from radet.config import DetectorConfig, bundled, resolve
 
 from .conftest import RADET, ROOT, as_a_user
 from .documents import DOCUMENTS, TEXTS, commands, snippets, split
@@ -87,6 +88,15 @@ def test_figures_beside_the_table_are_those_that_were_measured() -> None:
     assert f"scores {clip:.0f} images a second on two cores where `radet-lite`\nscores {lite:.0f}." in readme
     own = [process["own"] for name in ("parquet", "s3") for process in results(f"scale_{name}")["memory"].values()]
     assert f"no process with more than {max(x['late_mib'] - x['early_mib'] for x in own)} MiB of its own" in readme
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_models_card_ends_with_the_verdicts_that_it_gives(name: str) -> None:
+    """Not only those from before it was calibrated anew."""
+    verdict = DetectorConfig.read(resolve(name)).verdict
+    assert verdict is not None
+    told = (resolve(name) / "README.md").read_text(encoding="utf-8").rpartition("\nVerdict: ")[2]
+    assert told.startswith(f"`generated` above {verdict.generated_above:.3f}, `real` below {verdict.real_below:.3f},")
 
 
 def test_every_heading_that_is_linked_to_is_there() -> None:
