@@ -16,6 +16,7 @@ from typing import Any, cast
 import psutil
 import ray
 from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.commit import IncompleteError
@@ -89,6 +90,13 @@ def _require_own_code() -> None:
             )
 
 
+def _job() -> JobConfig:
+    """Workers look for modules where this process does. By itself Ray has them look in the folder that the command was
+    called in, too, and first there: a file with the name of a package would be run in its place."""
+    here = {"", os.getcwd()} & set(sys.path)  # as under `python -m`
+    return JobConfig(_client_job=not here)  # which Ray reads to leave that folder out
+
+
 @contextmanager
 def _stateless() -> Iterator[None]:
     """What starts meanwhile asks nobody for the state of actors.
@@ -119,7 +127,7 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
     # Ray asks a head that does not answer twenty times, for 40 s each.
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     with _without_stderr():
-        ray.init(address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+        ray.init(address, job_config=_job(), runtime_env={"env_vars": WORKER_ENV}, **quiet)
 
 
 def _set_up_own() -> None:
@@ -145,6 +153,7 @@ def _start_here(quiet: dict[str, Any]) -> None:
             with _without_stderr(), _stateless():
                 ray.init(
                     "local",
+                    job_config=_job(),
                     include_dashboard=False,
                     object_store_memory=_store_bytes(),
                     **quiet,

@@ -147,3 +147,23 @@ def test_a_run_of_ones_own_takes_no_code_from_strangers(tmp_path: Path) -> None:
     finally:
         run.communicate("\n", timeout=60)
     assert not list(tmp_path.rglob("*token*")), "it outlives the run"
+
+
+@pytest.mark.ray
+def test_a_file_beside_the_pictures_is_not_run_by_workers_in_place_of_a_package(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "simplejpeg.py").write_text("raise RuntimeError('somebody else wrote this')")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import ray\nfrom pipelines.cluster import connected\nwith connected(None):\n"
+        "    print(ray.get(ray.remote(lambda: __import__('simplejpeg').__file__).remote()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path / "pictures",
+        env=as_a_user() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip().endswith("simplejpeg/__init__.py"), done.stderr
