@@ -1,4 +1,5 @@
-"""The pictures of an evaluation. Each function returns a matplotlib Figure; nothing here computes a figure of its own.
+"""The pictures of an evaluation and of a scoring run. Each function returns a matplotlib Figure; nothing here computes
+a figure of its own.
 
 Colours are Okabe and Ito's, which people with any colour vision tell apart; lines differ in dashes too.
 """
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
-_REAL, _GENERATED = "#0072B2", "#D55E00"
+_REAL, _UNCERTAIN, _GENERATED = "#0072B2", "#999999", "#D55E00"
 MOST = 8  # lines in one picture
 _BINS = 40  # of a histogram
 _CALIBRATION_BINS = 10
@@ -31,12 +32,13 @@ _NAME = 18  # characters beside an axis
 
 
 def svg(figure: Figure) -> str:
-    """As text for a page: no XML header, and the same for the same figure."""
+    """As text for a page: no XML header. Screen readers pass it over: its letters are outlines, and captions and tables
+    say what it shows."""
     out = io.StringIO()
     with any_script():
         figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg", '<svg aria-hidden="true"', 1)
 
 
 def roc(found: Evaluation, *, low: bool = False) -> Figure:
@@ -181,6 +183,24 @@ def reliability(found: Evaluation) -> Figure | None:
         points = [(p[part].mean(), label[part].mean()) for part in parts if len(part)]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=in_plot(contender.name), **_style(number))
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean p_generated", ylabel="share that is generated")
+    return _legend(figure, axes)
+
+
+def verdicts(values: dict[str, Floats], *, calibrated: bool) -> Figure:
+    """How the scores of a run lie, by verdict ("" where there is none), the classes of one bin on top of each other."""
+    figure, axes = _axes(5.2, 3.0)
+    colours = {"real": _REAL, "uncertain": _UNCERTAIN, "generated": _GENERATED, "": _REAL}
+    there = {name: found for name, found in values.items() if len(found)}
+    axes.hist(
+        list(there.values()),
+        50,
+        range=(0, 1) if calibrated else None,
+        stacked=True,
+        color=[colours[name] for name in there],
+        label=[f"{name} ({len(found):,})" if name else "" for name, found in there.items()],
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="probability of generation" if calibrated else "logit", ylabel="pictures")
     return _legend(figure, axes)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.figure import Figure
 
 from pipelines import plots
 from pipelines.fetch import Fetcher, is_http
@@ -21,6 +20,7 @@ from radet.errors import ConfigError, FetchError, ImageError
 _SHOWN = 24  # pictures most likely generated
 _COPIES = 15  # contents with the most copies
 _ERRORS = 50  # inputs without a score
+_RUNS = 50
 _COLUMNS = [
     *("id", "uri", "status", "error", "sha256", "phash", "digital_source_type"),
     *("p_generated", "logit", "verdict", "model_id"),
@@ -42,6 +42,7 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
     scored = table.filter(pc.equal(table["status"], "ok"))
     calibrated = bool(latest["verdicts"]) or (len(scored) > 0 and scored["p_generated"].null_count < len(scored))
     by = "p_generated" if calibrated else "logit"
+    copies = _copies(scored)
     return render(
         "run.html.j2",
         out=out,
@@ -54,12 +55,13 @@ def run_page(out: str, *, allow_http: bool = False) -> str:
         origins=Counter(code for code in table["digital_source_type"].to_pylist() if code is not None).most_common(),
         errors=_errors(table),
         failed=len(table) - len(scored),
-        histogram=plots.svg(_histogram(scored[by].to_numpy().astype(np.float64), by)) if len(scored) else None,
-        score_name=by,
+        histogram=plots.svg(plots.verdicts(_by_verdict(scored, by), calibrated=calibrated)) if len(scored) else None,
         top=_top(scored, by, Fetcher(allow_http=allow_http), allow_http=allow_http),
-        copies=_copies(scored),
+        copies=copies.slice(0, _COPIES).to_pylist(),
+        copied=len(copies),
         near=_near(scored),
-        runs=[_run(manifest) for manifest in reversed(manifests)],
+        runs=[_run(manifest) for manifest in manifests[: -_RUNS - 1 : -1]],
+        count=len(manifests),
     )
 
 
@@ -87,39 +89,36 @@ def _errors(table: pa.Table) -> list[dict[str, str]]:
     return [{"uri": row["uri"], "status": row["status"], "error": row["error"] or ""} for row in latest]
 
 
-def _histogram(values: np.ndarray[Any, np.dtype[np.float64]], name: str) -> Figure:
-    figure = Figure(figsize=(7, 2.8), layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(values, 50, range=(0, 1) if name == "p_generated" else None, color="#0072B2")
-    axes.set(xlabel=name, ylabel="pictures")
-    axes.grid(alpha=0.25)
-    return figure
+def _by_verdict(scored: pa.Table, by: str) -> dict[str, plots.Floats]:
+    """The scores of each verdict; under "" where the model gives none."""
+    verdict = pc.fill_null(scored["verdict"], "")
+    return {
+        name: scored.filter(pc.equal(verdict, name))[by].to_numpy().astype(np.float64)
+        for name in ("real", "uncertain", "generated", "")
+    }
 
 
 def _top(scored: pa.Table, by: str, fetcher: Fetcher, *, allow_http: bool) -> list[dict[str, Any]]:
-    order = pc.sort_indices(scored, [(by, "descending"), ("uri", "ascending")])
+    contents = scored.group_by("sha256").aggregate(
+        [(by, "max"), ("uri", "min"), ("verdict", "max")]
+    )  # copies are alike
+    order = contents.sort_by([(f"{by}_max", "descending"), ("uri_min", "ascending")])
     shown: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for index in order.to_pylist():
-        row = scored.slice(index, 1).to_pylist()[0]
-        if row["sha256"] in seen:
-            continue  # one picture for all its copies
-        seen.add(row["sha256"])
-        src = None
-        if allow_http or not is_http(row["uri"]):
+    for row in order.slice(0, _SHOWN).to_pylist():
+        uri, src = row["uri_min"], None
+        if allow_http or not is_http(uri):
             with suppress(FetchError, ImageError):  # gone, or inside a container: shown without its picture
-                src = thumbnail(fetcher.read(row["uri"]))
-        shown.append({"uri": row["uri"], "score": f"{row[by]:.3f}", "verdict": row["verdict"] or "", "src": src})
-        if len(shown) == _SHOWN:
-            break
+                src = thumbnail(fetcher.read(uri))
+        score = f"{row[f'{by}_max']:.3f}"
+        shown.append({"uri": uri, "score": score, "verdict": row["verdict_max"] or "", "src": src})
     return shown
 
 
-def _copies(scored: pa.Table) -> list[dict[str, Any]]:
+def _copies(scored: pa.Table) -> pa.Table:
     """Contents that several inputs share, most copies first."""
-    counts = scored.group_by("sha256").aggregate([("uri", "count"), ("uri", "min"), ("p_generated", "max")])
-    counts = counts.filter(pc.greater(counts["uri_count"], 1)).sort_by([("uri_count", "descending")])
-    return [{"count": row["uri_count"], "uri": row["uri_min"]} for row in counts.slice(0, _COPIES).to_pylist()]
+    counts = scored.group_by("sha256").aggregate([("uri", "count"), ("uri", "min")])
+    counts = counts.filter(pc.greater(counts["uri_count"], 1))
+    return counts.sort_by([("uri_count", "descending"), ("uri_min", "ascending")])
 
 
 def _near(scored: pa.Table) -> int:
@@ -135,6 +134,7 @@ def _run(manifest: dict[str, Any]) -> dict[str, Any]:
         "finished": manifest["finished"][:19].replace("T", " "),
         "model": f"{manifest['model']} ({manifest['model_id']})",
         "rows": f"{manifest['rows']:,}",
-        "scored": f"{manifest['work']['scored']:,}",
+        "scored": f"{manifest['statuses'].get('ok', 0):,}",
+        "failed": f"{manifest['rows'] - manifest['statuses'].get('ok', 0):,}",
         "unchanged": f"{manifest['inputs']['unchanged']:,}",
     }

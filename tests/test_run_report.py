@@ -4,6 +4,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,11 +12,13 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.stop import Stop
+from pipelines import run_report
 from pipelines.commit import Commit
 from pipelines.run_report import run_page
 from pipelines.sink import read_scores
 from radet.errors import ConfigError
 
+from .browser import SIZES, chromium, violations
 from .conftest import write_corpus
 from .test_commit import LEASE, block, open_run, row
 
@@ -142,3 +145,51 @@ def test_of_many_failures_the_latest_are_shown(tmp_path: Path) -> None:
     assert "The latest 50 of 120." in text
     shown = [cells[0] for cells in _Page(text).rows if cells[1:2] == ["corrupt"]]
     assert shown == [f"tuesday {number}" for number in range(59, 9, -1)]
+
+
+def test_counts_add_up_however_much_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_report, "_COPIES", 1)
+    monkeypatch.setattr(run_report, "_RUNS", 1)
+    out = str(tmp_path / "out")
+    facts = {"model": "m", "finished": "2026-01-01", "seconds": 1.0, "inputs": {"unchanged": 0}, "work": {"rows": 0}}
+    for night, names in (("monday", "abc"), ("tuesday", "defg")):
+        ledger, index, run = open_run(out, tmp_path, [f"{night} {name}" for name in names])
+        evidence: dict[str, Any] = {"phash": "0", "p_generated": 0.25, "verdict": "real"}
+        rows = [row(f"{night} {name}", "1" if night == "monday" else "2", **evidence) for name in names]
+        rows[-1] |= {"status": "empty", "sha256": None, "p_generated": None, "verdict": None, "logit": None}
+        ledger.stage(run, block(*rows))
+        Commit(ledger, index, run, LEASE).write(facts)
+    text = run_page(out)
+    page = _Page(text)
+    assert "1 picture looks like another one" in text
+    assert "Of 2 contents that several inputs share, those with the most copies:" in text
+    assert ["tuesday d", "3"] in page.rows
+    assert not any(cells[:1] == ["monday a"] for cells in page.rows)
+    assert "The latest 1 of 2 runs." in text
+    assert [cells[3:6] for cells in page.rows if cells[0] == run] == [["4", "3", "1"]]
+    assert "Without a picture:" in text, "none of them is a file"
+
+
+@pytest.mark.browser
+def test_the_columns_beside_a_long_name_can_be_seen(tmp_path: Path) -> None:
+    out, name = str(tmp_path / "out"), "long" * 60
+    work = {"rows": 1, "scored": 0}
+    facts = {"model": "m", "finished": "2026-01-01", "seconds": 1.0, "inputs": {"unchanged": 0}, "work": work}
+    ledger, index, run = open_run(out, tmp_path, [name])
+    ledger.stage(run, block(row(name, "1", status="empty", error="zero bytes", logit=None)))
+    Commit(ledger, index, run, LEASE).write(facts)
+    (tmp_path / "report.html").write_text(run_page(out))
+    with chromium() as browser:
+        for width, height in SIZES.values():
+            opened = browser.new_page(viewport={"width": width, "height": height})
+            opened.goto((tmp_path / "report.html").as_uri())
+            why = opened.get_by_role("cell", name="zero bytes")
+            why.scroll_into_view_if_needed()
+            covered = why.evaluate(
+                """one => {
+                  const box = one.getBoundingClientRect();
+                  return document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2) !== one;
+                }"""
+            )
+            assert not covered
+            assert not violations(opened)
