@@ -104,7 +104,7 @@ def _kind(request: Request) -> str:
 
 
 async def _read(request: Request, most: int, timeout_s: float) -> bytes:
-    too_large = RequestError("too_large_bytes", f"the body is over the cap of {most} bytes")
+    too_large = RequestError("too_large_bytes", f"the body is over the cap of {most:,} bytes")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > most:
         raise too_large

@@ -179,12 +179,12 @@ def _sentences(
         }
         said += [chance, words[score.verdict or "uncertain"]]
     if p_below is not None:
-        said.append(f"{p_below:.0%} of the real calibration pictures scored lower.")
+        said.append(f"Of the real calibration pictures {_share(p_below)} scored lower.")
     if below is not None:
-        said.append(f"Its drift of {score.drift_cosine:.3g} is larger than that of {below:.0%} of real pictures.")
+        said.append(f"Its drift of {score.drift_cosine:.3g} is larger than that of {_share(below)} of real pictures.")
     if len(contributions) > 1:
-        parts = [f"{_BRANCHES[name]} ({value:+.2f})" for name, value in contributions.items()]
-        said.append(f"To the logit of {score.logit:+.2f} add: {'; '.join(parts)}; a constant ({bias:+.2f}).")
+        parts = [f"{_BRANCHES[name]} ({value:+z.2f})" for name, value in contributions.items()]
+        said.append(f"To the logit of {score.logit:+z.2f} add: {'; '.join(parts)}; a constant ({bias:+z.2f}).")
     if score.generator is not None and config.heads is not None and config.heads.attribution is not None:
         known = len(config.heads.attribution.families)
         said.append(
@@ -194,6 +194,13 @@ def _sentences(
         )
     said.append("A score is a signal about how a picture was made, not a proof.")
     return said
+
+
+def _share(share: float) -> str:
+    """In whole percent; all and none are said only of all and none."""
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    return "less than 1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _error_of(score: Score) -> RadetError:

@@ -205,7 +205,7 @@ def _scan(data: bytes, limits: Limits) -> Container:
     if not data:
         raise ImageError("empty", "zero bytes")
     if len(data) > limits.max_bytes:
-        raise ImageError("too_large_bytes", f"{len(data)} bytes are more than the cap of {limits.max_bytes}")
+        raise ImageError("too_large_bytes", f"{len(data):,} bytes are more than the cap of {limits.max_bytes:,}")
     return scan(data)
 
 
@@ -387,6 +387,6 @@ def _phash(rgb: Pixels) -> str:
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise ImageError("too_many_pixels", f"{width}x{height} pixels are more than the cap of {limits.max_pixels}")
+        raise ImageError("too_many_pixels", f"{width}x{height} pixels are more than the cap of {limits.max_pixels:,}")
     if max(size) > MAX_SIDE:
         raise ImageError("too_many_pixels", f"{width}x{height} pixels: a side has {MAX_SIDE} at most")

@@ -60,6 +60,15 @@ def test_the_rate_that_is_told_is_the_achieved_one(detector: Detector, path: Pat
     assert "which at most 5% of the real" in text
 
 
+def test_numbers_are_not_rounded_to_what_is_not_so(detector: Detector, path: Path) -> None:
+    (score,) = detector.score([path])
+    text = " ".join(_sentences(detector.config, score, 0.004, 0.996, {"semantic": -0.001, "lowlevel": 2.0}, -0.002))
+    assert "Of the real calibration pictures more than 99% scored lower." in text
+    assert "larger than that of less than 1% of real pictures" in text
+    assert "-0.00" not in text
+    assert "pictures 100% scored" in " ".join(_sentences(detector.config, score, 0.0, 1.0, {}, 0.0))
+
+
 def test_a_picture_is_decoded_once(detector: Detector, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
 

@@ -8,6 +8,7 @@ const keyBox = document.getElementById("key-box");
 const key = document.getElementById("key");
 const results = document.getElementById("results");
 const status = document.getElementById("status");
+const progress = document.getElementById("progress");
 const refusal = document.getElementById("refusal");
 const template = document.getElementById("card");
 
@@ -20,8 +21,13 @@ const BRANCHES = {
 const TRIES = 4;
 let waiting = Promise.resolve(); // one picture at a time: the service is there for others, too
 let cards = 0;
+let done = 0;
+let modelShown = null;
 
-const percent = (share) => `${Math.round(share * 100)} %`;
+const signed = (value) => {
+  const short = Math.abs(value).toFixed(2);
+  return `${value < 0 && Number(short) ? "−" : "+"}${short}`;
+};
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
 function headers(more) {
@@ -34,13 +40,17 @@ async function ask(path, options) {
   try {
     return await fetch(path, options);
   } catch {
-    throw new Error("The service cannot be reached.");
+    throw Object.assign(new Error("The service cannot be reached."), {passing: true});
   }
 }
 
+// Of a picture that is at fault itself there is no better answer the next time.
+const AT_FAULT = [400, 413, 415, 422];
+
 function failure(answer, told) {
   const error = told && told.error;
-  return new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
+  const failed = new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
+  return Object.assign(failed, {final: Boolean(error) && AT_FAULT.includes(answer.status)});
 }
 
 async function showModel() {
@@ -56,12 +66,14 @@ async function showModel() {
     const model = await answer.json().catch(() => null);
     if (!answer.ok || !model) throw failure(answer, model);
     line.textContent = `${model.name}, model ${model.model_id}. ${model.description}`;
+    modelShown = model.model_id;
   } catch (error) {
     line.textContent = error.message;
   }
 }
 
-async function explain(file) {
+// Which may be full, or starting again: told by `say`, and asked again.
+async function explain(file, say) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
     throw new Error("This file cannot be read: is it a folder, or has it changed?");
   });
@@ -70,11 +82,20 @@ async function explain(file) {
       method: "POST",
       headers: headers({"Content-Type": "application/octet-stream", Accept: "application/json"}),
       body: file,
+    }).catch((error) => {
+      if (!error.passing || attempt === TRIES) throw error;
+      return null;
     });
+    if (!answer) {
+      say("The service cannot be reached. Asking again ...");
+      await pause(2 ** (attempt - 1));
+      continue;
+    }
     const told = await answer.json().catch(() => null);
     if (answer.ok && told) return told;
     if (answer.status === 401) keyBox.open = true;
     if ([429, 503].includes(answer.status) && attempt < TRIES) {
+      say("The service is busy. Asking again ...");
       await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, 10));
       continue;
     }
@@ -114,7 +135,7 @@ function showBand(card, p, band) {
 function showBranches(card, contributions, bias) {
   const names = Object.keys(contributions);
   const several = names.length > 1;
-  card.querySelector(".branches-title").hidden = card.querySelector(".branches").hidden = !several;
+  for (const part of [".branches-title", ".branches-help", ".branches"]) card.querySelector(part).hidden = !several;
   if (!several) return;
   const list = card.querySelector(".branches");
   list.replaceChildren();
@@ -125,13 +146,13 @@ function showBranches(card, contributions, bias) {
     const number = document.createElement("dd");
     const bar = document.createElement("span");
     term.textContent = BRANCHES[name] || name;
-    number.textContent = `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)} `;
+    number.textContent = `${signed(value)} `;
     bar.className = value >= 0 ? "bar bar-generated" : "bar bar-real";
     bar.style.width = `${(Math.abs(value) / most) * 5}rem`;
     number.append(bar);
     list.append(term, number);
   }
-  add(list, "constant", `${bias >= 0 ? "+" : "−"}${Math.abs(bias).toFixed(2)}`);
+  add(list, "constant", signed(bias));
 }
 
 function showPicture(card, told, name) {
@@ -170,8 +191,8 @@ function showFound(card, told, name) {
   }));
   card.querySelector(".drift-title").hidden = card.querySelector(".drift").hidden = percentile === null;
   if (percentile !== null) {
-    card.querySelector(".drift").textContent = `Percentile ${Math.round(percentile * 100)}: `
-      + `${percent(percentile)} of the real reference pictures drift less.`;
+    card.querySelector(".drift").textContent = `Percentile ${Math.floor(percentile * 100)} of the reference pictures. `
+      + "The higher, the more the detector's view moved.";
   }
   showBranches(card, told.contributions, told.bias);
   const facts = card.querySelector(".facts-list");
@@ -193,7 +214,11 @@ function showError(card, error) {
   card.dataset.state = "error";
   card.querySelector(".verdict").textContent = "No score";
   card.querySelector(".summary").textContent = error.message;
-  card.querySelector(".again").hidden = false;
+  card.querySelector(".again").hidden = error.final === true;
+}
+
+function showProgress() {
+  progress.textContent = cards > 1 ? `${done} of ${cards} pictures looked at.` : "";
 }
 
 async function work(card, file, name) {
@@ -201,19 +226,23 @@ async function work(card, file, name) {
   card.setAttribute("aria-busy", "true");
   card.querySelector(".verdict").textContent = "Looking ...";
   card.querySelector(".summary").textContent = "";
-  card.querySelector(".again").hidden = true;
   status.textContent = `Looking at ${name}.`;
   try {
-    showFound(card, await explain(file), name);
+    const told = await explain(file, (text) => { card.querySelector(".summary").textContent = text; });
+    showFound(card, told, name);
+    if (told.score.model_id !== modelShown) showModel(); // the service has another since, or was away
   } catch (error) {
     showError(card, error);
   }
   card.removeAttribute("aria-busy");
+  done += 1;
+  showProgress();
   status.textContent = `${name}: ${card.querySelector(".verdict").textContent}. `
     + card.querySelector(".summary").textContent;
 }
 
 function take(files) {
+  const added = [];
   for (const file of files) {
     cards += 1;
     const card = template.content.firstElementChild.cloneNode(true);
@@ -225,10 +254,21 @@ function take(files) {
     card.dataset.state = "waiting";
     card.querySelector(".verdict").textContent = "Waiting ...";
     const queue = () => { waiting = waiting.then(() => work(card, file, name)); };
-    card.querySelector(".again").addEventListener("click", queue);
-    results.prepend(card);
+    card.querySelector(".again").addEventListener("click", () => {
+      card.focus(); // the button goes, and would take the keyboard's place with it
+      card.querySelector(".again").hidden = true;
+      card.dataset.state = "waiting";
+      card.querySelector(".verdict").textContent = "Waiting ...";
+      card.querySelector(".summary").textContent = "";
+      done -= 1;
+      showProgress();
+      queue();
+    });
+    added.push(card);
     queue();
   }
+  results.prepend(...added); // the newest lot first, in the order in which it was chosen and is looked at
+  showProgress();
 }
 
 input.addEventListener("change", () => {

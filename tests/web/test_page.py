@@ -1,6 +1,7 @@
 """The page, driven in a real Chromium: what a person sees, on a screen and on a phone, and with a keyboard alone."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def finished(page: Any, count: int) -> Any:
-    """The cards, newest first, once none of them is being worked on."""
+    """The cards, the newest lot first, once none of them is being worked on."""
     cards = page.locator("article.card")
     playwright.expect(cards).to_have_count(count, timeout=WAIT_MS)
     playwright.expect(page.locator("article.card:is([data-state=waiting], [data-state=busy])")).to_have_count(
@@ -118,7 +119,8 @@ def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path],
     playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
     page.set_input_files("#files", [str(path) for path in two])
     cards = finished(page, 2)
-    for index, path in enumerate(reversed(two)):
+    playwright.expect(page.locator("#progress")).to_have_text("2 of 2 pictures looked at.")
+    for index, path in enumerate(two):
         card = cards.nth(index)
         playwright.expect(card.locator(".name")).to_have_text(path.name)
         assert card.get_attribute("data-state") in {"real", "uncertain", "generated"}
@@ -132,6 +134,7 @@ def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path],
         playwright.expect(card.locator(".branches dt")).to_have_count(4)
         assert card.locator(".sentences li").count() >= 4
         assert "proof" in card.locator(".sentences").inner_text()
+        assert not re.search(r"[-−]0\.00", card.locator(".words").inner_text())
         for picture in ("crop", "heat"):
             assert card.locator(f".{picture}").evaluate("one => one.complete && one.naturalWidth") == 448
         box, needle = card.locator(".band").bounding_box(), card.locator(".needle").bounding_box()
@@ -158,14 +161,14 @@ def test_a_file_that_is_no_picture_is_told_in_words(page: Any, tmp_path: Path, t
     (tmp_path / "cut.jpg").write_bytes(encoded(photo(), "JPEG")[:3000])
     page.set_input_files("#files", [str(tmp_path / "page.jpg"), str(tmp_path / "cut.jpg"), str(two[0])])
     cards = finished(page, 3)
-    for index, code in ((1, "truncated"), (2, "not_an_image")):
+    for index, code in ((0, "not_an_image"), (1, "truncated")):
         card = cards.nth(index)
         assert card.get_attribute("data-state") == "error"
         playwright.expect(card.locator(".verdict")).to_have_text("No score")
         playwright.expect(card.locator(".summary")).to_contain_text(f"({code})")
-        playwright.expect(card.locator(".again")).to_be_visible()
+        playwright.expect(card.locator(".again")).to_be_hidden()  # it is as broken the next time
         playwright.expect(card.locator(".found")).to_be_hidden()
-    assert cards.nth(0).get_attribute("data-state") != "error"
+    assert cards.nth(2).get_attribute("data-state") != "error"
     assert not overlapping(page)
     assert not violations(page)
     page.screenshot(path=shots / f"{page.size}-errors.png", full_page=True)
@@ -229,8 +232,25 @@ def test_no_service_and_no_file_are_told_apart(page: Any, tmp_path: Path) -> Non
     playwright.expect(card.locator(".summary")).to_contain_text("cannot be reached")
     page.context.set_offline(False)
     file.unlink()
-    card.locator(".again").click()
+    card.locator(".again").focus()
+    page.keyboard.press("Enter")
     playwright.expect(card.locator(".summary")).to_contain_text("cannot be read")
+    playwright.expect(card).to_be_focused()  # the button went while it worked: the keyboard stays where it was
+
+
+def test_a_service_that_comes_back_is_asked_again(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(photo(), "JPEG"))
+    page.route("**/v1/model", lambda route: route.abort())
+    page.reload()
+    playwright.expect(page.locator("#model")).to_contain_text("cannot be reached")
+    page.unroute("**/v1/model")
+    page.context.set_offline(True)
+    page.set_input_files("#files", str(tmp_path / "a.jpg"))
+    card = page.locator("article.card")
+    playwright.expect(card.locator(".summary")).to_contain_text("Asking again")
+    page.context.set_offline(False)
+    assert finished(page, 1).first.get_attribute("data-state") != "error"
+    playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
 
 
 def test_the_keyboard_alone_reaches_everything(page: Any) -> None:
