@@ -208,10 +208,11 @@ def draw(found: list[Line]) -> Figure:
         away: dict[str, Any] = {"xytext": (4 * side, 0), "textcoords": "offset points"}
         axes.annotate(_short(ratio), (ratio, place), ha=aligned, va="center", fontsize=8, **away)
     axes.set_yticks(range(len(found)), names, fontsize=7)
+    axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_xscale("log")
     axes.set_xlim(min(0.45, *ratios) / 1.6, max(ratios) * 1.4)
     axes.axvline(1, color="#555555", linewidth=0.8)
-    axes.set_xlabel("how many times as fast (logarithmic)", fontsize=8)
+    axes.set_xlabel("how many times as fast, or as short a wait (logarithmic); 1 is equal", fontsize=8)
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axes.minorticks_off()
