@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipelines.evaluate import Contender, Evaluation
@@ -25,6 +26,14 @@ Floats = NDArray[np.float64]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 _REAL, _UNCERTAIN, _GENERATED = "#0072B2", "#999999", "#D55E00"
+_STRENGTHS = {  # what the numbers of a suite are
+    "jpeg": "quality",
+    "webp": "quality",
+    "blur": "standard deviation, pixels",
+    "noise": "standard deviation, of 255",
+    "resize": "factor",
+    "thumbnail": "shorter side, pixels",
+}
 MOST = 8  # lines in one picture
 _BINS = 40  # of a histogram
 _CALIBRATION_BINS = 10
@@ -78,7 +87,7 @@ def _curves(found: Evaluation) -> Iterator[tuple[dict[str, Any], Floats, Floats]
 def scores(contender: Contender, found: Evaluation) -> Figure:
     """How scores of real and generated pictures lie: probabilities, or logits and drifts where there are none."""
     scored = contender.scored[CLEAN]
-    values, name = (scored.p, "p_generated") if scored.p is not None else (scored.score, "score")
+    values, name = (scored.p, "probability of generation") if scored.p is not None else (scored.score, "score")
     figure = _histogram(values, found.labelled.generated, name, bounds=(0, 1) if scored.p is not None else None)
     verdict = contender.config.verdict
     if scored.p is not None and verdict is not None:
@@ -100,7 +109,7 @@ def drifts(contender: Contender, found: Evaluation) -> Figure:
     assert contender.drift is not None
     with np.errstate(divide="ignore", invalid="ignore"):
         powers = np.log10(contender.drift)
-    return _histogram(powers, found.labelled.generated, "drift, 1 - cos(z, z'), powers of ten")
+    return _histogram(powers, found.labelled.generated, "drift, 1 - cos(z, z'), as its power of ten")
 
 
 def radar(found: Evaluation) -> Figure | None:
@@ -121,13 +130,14 @@ def radar(found: Evaluation) -> Figure | None:
     for label, turn in zip(axes.get_xticklabels(), angle, strict=True):
         aside = np.cos(turn)  # names begin or end at the rim, and lie on it nowhere
         label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
-    axes.set_ylim(_lowest(found), 1.0)
+    axes.set_ylim(lowest(found), 1.0)
     axes.set_yticks([0.5, 0.7, 0.9])
+    axes.set(rlabel_position=180 / len(generators))  # between two spokes
     axes.tick_params(axis="x", pad=4)
     return _legend(figure, axes)
 
 
-def _lowest(found: Evaluation) -> float:
+def lowest(found: Evaluation) -> float:
     """Where axes of AUROC begin, so that every point is on them: 0.4 unless something is worse."""
     areas = [float(row["auroc"]) for row in found.rows if "auroc" in row and np.isfinite(row["auroc"])]
     return max(0.0, math.floor(10 * min([0.4, *areas])) / 10)
@@ -156,7 +166,8 @@ def robustness(found: Evaluation) -> Figure | None:
         panel.set_title(suite, fontsize=10)
         ticks = [condition.partition(":")[2] or "as is" for condition in chosen]
         panel.set_xticks(range(len(chosen)), [t if len(t) < 8 else suite for t in ticks], fontsize=8)
-        panel.set_ylim(_lowest(found), 1.0)
+        panel.set_xlabel(_STRENGTHS.get(suite, ""), fontsize=8)
+        panel.set_ylim(lowest(found), 1.0)
         panel.grid(alpha=0.25)
     for panel in panels.flat[len(kinds) :]:
         panel.set_axis_off()
@@ -168,7 +179,10 @@ def robustness(found: Evaluation) -> Figure | None:
 
 
 def reliability(found: Evaluation) -> Figure | None:
-    """Share of generated pictures over mean p_generated, ten bins of equal count. None where nothing is calibrated."""
+    """Share of generated pictures over mean p_generated, in ten bins of equal count, at even odds of the classes.
+
+    None where nothing is calibrated.
+    """
     calibrated = [c for c in found.contenders if c.scored[CLEAN].p is not None]
     if not calibrated:
         return None
@@ -180,9 +194,15 @@ def reliability(found: Evaluation) -> Figure | None:
         there = np.isfinite(p)
         p, label = p[there], found.labelled.generated[there]
         parts = np.array_split(np.argsort(p, kind="stable"), _CALIBRATION_BINS)
-        points = [(p[part].mean(), label[part].mean()) for part in parts if len(part)]
+        made = int(label.sum())
+        weight = np.where(label, 1 / max(1, made), 1 / max(1, len(label) - made))  # p is of even odds
+        points = [
+            (np.average(p[part], weights=weight[part]), np.average(label[part], weights=weight[part]))
+            for part in parts
+            if len(part)
+        ]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=in_plot(contender.name), **_style(number))
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean p_generated", ylabel="share that is generated")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean probability of generation", ylabel="share that is generated")
     return _legend(figure, axes)
 
 
@@ -199,7 +219,7 @@ def verdicts(values: dict[str, Floats], *, calibrated: bool) -> Figure:
         color=[colours[name] for name in there],
         label=[f"{name} ({len(found):,})" if name else "" for name, found in there.items()],
     )
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="probability of generation" if calibrated else "logit", ylabel="pictures")
     return _legend(figure, axes)
 

@@ -41,7 +41,10 @@ def evaluation_page(found: Evaluation, data: str, *, allow_http: bool = False) -
     return render(
         "evaluation.html.j2",
         data=data,
+        model_id=main.model_id,
         summary=found.labelled.summary(),
+        real=real,
+        lowest=f"{plots.lowest(found):g}",
         tiles=_tiles(main, rows[main.name]),
         sentences=_sentences(main, rows[main.name], found),
         detectors=[
@@ -206,25 +209,35 @@ def _galleries(main: Contender, found: Evaluation, fetcher: Fetcher) -> list[dic
     scored = main.scored[CLEAN]
     score = scored.score if scored.p is None else scored.p
     label = found.labelled.generated
+    verdict = main.config.verdict if scored.p is not None else None
+    above = f" It calls generated what is above {verdict.generated_above:.3f}." if verdict else ""
+    below = f" It calls real what is below {verdict.real_below:.3f}." if verdict else ""
     parts = []
     for title, words, of_class, sign in (
-        ("Worst false positives", "The real pictures with the highest scores.", ~label, -1),
-        ("Worst false negatives", "The generated pictures with the lowest scores.", label, 1),
+        ("Worst false positives", f"The real pictures with the highest scores, by {main.name}.{above}", ~label, -1),
+        ("Worst false negatives", f"The generated pictures with the lowest scores, by {main.name}.{below}", label, 1),
     ):
         places = np.flatnonzero(of_class & np.isfinite(score))
         chosen = places[np.argsort(sign * score[places], kind="stable")][:_WORST]
         pictures = []
         for place in chosen.tolist():
+            location = found.labelled.locations[place]
             try:
-                src = thumbnail(fetcher.read(found.labelled.locations[place]))
+                src = thumbnail(fetcher.read(location))
             except (FetchError, ImageError):
                 continue  # scored a moment ago and gone now
-            source = named(found.labelled.sources[place])
+            source, name = named(found.labelled.sources[place]), location.rstrip("/").rpartition("/")[2]
             pictures.append(
-                {"src": src, "alt": f"picture of {source}", "words": f"{score[place]:.3f}", "source": source}
+                {
+                    "src": src,
+                    "alt": f"{name}, of {source}",
+                    "words": f"{score[place]:.3f}",
+                    "source": source,
+                    "name": name,
+                }
             )
         if pictures:
-            parts.append({"title": title, "words": f"{words} By {main.name}.", "pictures": pictures})
+            parts.append({"title": title, "words": words, "pictures": pictures})
     return parts
 
 

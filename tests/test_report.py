@@ -1,5 +1,6 @@
 """The report of an evaluation whose pictures are odd: without scores, without names, with names that mean something."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -15,7 +17,7 @@ from jobs.evaluate_screen import show_evaluation
 from jobs.stop import Stop
 from pipelines.evaluate import Contender, Evaluation, _rows
 from pipelines.labelled import Labelled
-from pipelines.plots import MOST
+from pipelines.plots import MOST, reliability
 from pipelines.report import evaluation_page
 from radet.config import DetectorConfig, resolve
 from radet.evaluation import Scored, kept_promises
@@ -89,6 +91,23 @@ def test_detectors_that_plots_have_no_room_for_are_named() -> None:
     page = evaluation_page(replace(found, contenders=contenders, rows=rows), "ours")
     assert f"Plots hold {MOST} detectors: in tables alone are {', '.join(names[MOST:])}." in page
     assert "Plots hold" not in evaluation_page(found, "ours")
+
+
+def test_reliability_is_that_at_even_odds() -> None:
+    figure = reliability(evaluation([0.5] * 30, [0.5] * 10, ["made"] * 10), bins=1)
+    assert figure is not None
+    (point,) = figure.axes[0].lines[-1].get_xydata()
+    assert point == pytest.approx([0.5, 0.5])
+
+
+def test_the_worst_mistakes_are_named_and_escaped(tmp_path: Path) -> None:
+    found = evaluation(REAL, MADE)
+    picture = tmp_path / "<img src=x onerror=alert(1)>.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    page = evaluation_page(replace(found, labelled=found.labelled._replace(locations=[str(picture)] * 12)), "ours")
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
+    assert "<img src=x" not in page
+    assert re.search(r"It calls generated what is above 0\.\d+\.", page)
 
 
 def test_names_are_text_in_plots_and_tables() -> None:
