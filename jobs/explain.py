@@ -47,7 +47,7 @@ def explain(
     greet(model)
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
-    failed = 0
+    failed, heat = 0, False
     for image, name in zip(paths, _names(paths, folder), strict=True):
         try:
             found = run(detector, image)
@@ -55,6 +55,7 @@ def explain(
             failed += 1
             console.print(f"{image}: {error.code}: {error}", style="red", soft_wrap=True)
             continue
+        heat = heat or found.heat is not None
         side = max(448, found.crop.shape[0])
         sheet = Image.new("RGB", (2 * side, side))
         sheet.paste(Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC), (0, 0))
@@ -67,6 +68,12 @@ def explain(
         if origin := found.score.digital_source_type:
             console.print(f"  The file says of itself: {origin} (not verified, no part of the score).", soft_wrap=True)
     if failed < len(images):
+        if heat:
+            console.print(
+                "Left: what the detector looked at, the centre. Right: where its view moved, dark the least, pale the "
+                "most within that picture.",
+                soft_wrap=True,
+            )
         console.print(f"Pictures and JSON: {out}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

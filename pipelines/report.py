@@ -14,6 +14,7 @@ from pipelines import plots
 from pipelines.evaluate import Contender, Evaluation
 from pipelines.evaluation_tables import nullable
 from pipelines.fetch import Fetcher
+from pipelines.items import display
 from radet.degradations import CLEAN
 from radet.errors import FetchError, ImageError
 from radet.images import decode_pixels
@@ -226,7 +227,7 @@ def _galleries(main: Contender, found: Evaluation, fetcher: Fetcher) -> list[dic
                 src = thumbnail(fetcher.read(location))
             except (FetchError, ImageError):
                 continue  # scored a moment ago and gone now
-            source, name = named(found.labelled.sources[place]), location.rstrip("/").rpartition("/")[2]
+            source, name = named(found.labelled.sources[place]), display(location.rpartition("/")[2])
             pictures.append(
                 {
                     "src": src,

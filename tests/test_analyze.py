@@ -10,10 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from pipelines.analysis_page import page
 from pipelines.analyze import choose
 from pipelines.labelled import Labelled, list_reference
+from pipelines.plots_analysis import Plot
 from radet.errors import ConfigError
 
+from .browser import SIZES, chromium, violations
 from .test_cli import refused
 from .training import write_tree
 
@@ -50,6 +53,28 @@ def test_findings_tables_plots_and_page(tmp_path: Path, photographs: list[Image.
         assert (out / f"{name}.svg").read_bytes().lstrip().startswith(b"<?xml")
     assert html.count("<img ") == len(plots)
     assert document["findings"][0].split(":")[0] in html
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """Names are text, nothing is fetched, and on a phone plots are moved, not shrunk to what nobody can read."""
+    hostile = '<img src=x onerror="window.wrong = 1">\'' + "long" * 40
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' width='800' height='300'><rect width='800' height='300'/></svg>"
+    document = {"model": hostile, "model_id": "0", "findings": [hostile], "data": hostile, "real": 1, "generated": 1}
+    document |= {"listed": 2, "reference_data": hostile, "reference": 1, "broken": [hostile]}
+    (tmp_path / "index.html").write_text(page(document, {"one": Plot(hostile, hostile, b"", svg)}))
+    with chromium() as browser:
+        for width, height in SIZES.values():
+            opened = browser.new_page(viewport={"width": width, "height": height})
+            asked: list[str] = []
+            opened.on("request", lambda request, asked=asked: asked.append(request.url))
+            opened.goto((tmp_path / "index.html").as_uri())
+            assert opened.evaluate("window.wrong") is None
+            assert [url for url in asked[1:] if not url.startswith("data:")] == []
+            assert opened.evaluate("document.scrollingElement.scrollWidth") <= width
+            assert opened.locator(".plot img").evaluate("one => one.clientWidth") >= 600
+            assert violations(opened) == []
+            opened.close()
 
 
 def test_pictures_are_chosen_evenly() -> None:

@@ -149,5 +149,6 @@ def test_a_picture_is_not_replaced_by_its_explanation(tmp_path: Path, photograph
     done = CliRunner().invoke(app, ["explain", str(tmp_path / "holiday.png"), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "holiday.png: holiday-2.png" in done.output
+    assert "dark the least, pale the most within that picture" in done.output
     assert (tmp_path / "holiday.png").read_bytes() == before
     assert (tmp_path / "holiday-2.png").stat().st_size > len(before)

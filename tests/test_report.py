@@ -1,5 +1,6 @@
 """The report of an evaluation whose pictures are odd: without scores, without names, with names that mean something."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -102,9 +103,11 @@ def test_reliability_is_that_at_even_odds() -> None:
 
 def test_the_worst_mistakes_are_named_and_escaped(tmp_path: Path) -> None:
     found = evaluation(REAL, MADE)
-    picture = tmp_path / "<img src=x onerror=alert(1)>.png"
-    Image.new("RGB", (32, 32)).save(picture)
-    page = evaluation_page(replace(found, labelled=found.labelled._replace(locations=[str(picture)] * 12)), "ours")
+    hostile, odd = str(tmp_path / "<img src=x onerror=alert(1)>.png"), os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    for name in (hostile, odd):
+        Image.new("RGB", (32, 32)).save(name)
+    page = evaluation_page(replace(found, labelled=found.labelled._replace(locations=[hostile, odd] * 6)), "ours")
+    assert r"caf\xe9.png" in page.encode().decode()
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
     assert "<img src=x" not in page
     assert re.search(r"It calls generated what is above 0\.\d+\.", page)
