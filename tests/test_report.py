@@ -94,6 +94,16 @@ def test_detectors_that_plots_have_no_room_for_are_named() -> None:
     assert "Plots hold" not in evaluation_page(found, "ours")
 
 
+def test_a_list_that_is_cut_says_so() -> None:
+    failed = [{"id": str(number), "status": "empty", "error": "zero bytes"} for number in range(1201)]
+    page = evaluation_page(replace(evaluation(REAL, MADE), failures=failed), "ours")
+    assert (
+        "1,201 inputs have no score, and no part in any figure above. The first 200; metrics.json has them all." in page
+    )
+    assert page.count("zero bytes") == 200
+    assert "1 input has no score" in evaluation_page(replace(evaluation(REAL, MADE), failures=failed[:1]), "ours")
+
+
 def test_reliability_is_that_at_even_odds() -> None:
     figure = reliability(evaluation([0.5] * 30, [0.5] * 10, ["made"] * 10), bins=1)
     assert figure is not None
