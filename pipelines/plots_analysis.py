@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from pipelines.names import any_script, in_plot
 from radet.analysis import EMBEDDING, Analysis
@@ -54,14 +55,14 @@ def draw(analysis: Analysis) -> dict[str, Plot]:
         "plot_layers": (
             "Layer by layer",
             "AUROC of each layer's drift, all generators against all real pictures, with 95 % intervals. Above 0.5 "
-            "generated pictures drift more, below it less.",
+            "generated pictures drift more, below it less. 'out' is the embedding.",
             _layers,
             True,
         ),
         "plot_layers_by_generator": (
             "Layer by layer, by generator",
-            "AUROC of the cosine drift. Orange: generated pictures of this generator drift more than real ones; blue: "
-            "less; white: no difference. With few pictures of a generator, strong colours may be chance.",
+            "AUROC of the cosine drift. Orange: generated pictures of this generator drift more than real ones, "
+            "violet: less; white: no difference. With few pictures of a generator, strong colours may be chance.",
             _by_generator,
             True,
         ),
@@ -74,8 +75,9 @@ def draw(analysis: Analysis) -> dict[str, Plot]:
         ),
         "plot_controls": (
             "Controls: is it the probe?",
-            "AUROC with the learned perturbation and with what the controls put in its place. 'norm' scores by the "
-            "size of the perturbation alone.",
+            "AUROC with the learned perturbation and with what the controls put in its place: noise of the same norm "
+            "(random), perturbations of one norm (equalised), another picture's (swapped). 'norm' scores by the size "
+            "of the perturbation alone. Drift: the cosine drift; discrepancy: that branch; fused: the whole detector.",
             _controls,
             analysis.controls is not None,
         ),
@@ -131,6 +133,9 @@ def _sources(analysis: Analysis) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{in_plot(named(row.source), _NAME)} ({row.pictures})" for row in rows])
     if min(row.p10 for row in rows) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())  # or its labels lie on each other
     axes.set_xlabel("cosine drift, 1 - cos(z, z')")
     return figure
 
