@@ -44,12 +44,15 @@ async function ask(path, options) {
   }
 }
 
+// What may pass: full, or (from what stands before the service) not there while it starts again.
+const MAY_PASS = [404, 429, 502, 503, 504];
+
 // Of a picture that is at fault itself there is no better answer the next time.
 const AT_FAULT = [400, 413, 415, 422];
 
 function failure(answer, told) {
   const error = told && told.error;
-  const failed = new Error(error ? `${error.message} (${error.code})` : `The service answered ${answer.status}.`);
+  const failed = new Error(error ? `${error.message} (${error.code})` : `The service is not there now: it answered ${answer.status}.`);
   return Object.assign(failed, {final: Boolean(error) && AT_FAULT.includes(answer.status)});
 }
 
@@ -94,8 +97,8 @@ async function explain(file, say) {
     const told = await answer.json().catch(() => null);
     if (answer.ok && told) return told;
     if (answer.status === 401) keyBox.open = true;
-    if ([429, 503].includes(answer.status) && attempt < TRIES) {
-      say("The service is busy. Asking again ...");
+    if (MAY_PASS.includes(answer.status) && attempt < TRIES) {
+      say("The service is busy, or starts again. Asking again ...");
       await pause(Math.min(Number(answer.headers.get("Retry-After")) || 1, 10));
       continue;
     }

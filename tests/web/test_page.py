@@ -253,6 +253,14 @@ def test_a_service_that_comes_back_is_asked_again(page: Any, tmp_path: Path) -> 
     playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
 
 
+def test_a_proxy_whose_service_is_gone_is_asked_again(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(photo(), "JPEG"))
+    page.route("**/v1/explain?*", lambda route: route.fulfill(status=404, body="Path not found"), times=1)
+    page.set_input_files("#files", str(tmp_path / "a.jpg"))
+    playwright.expect(page.locator("article.card .summary")).to_contain_text("starts again")
+    assert finished(page, 1).first.get_attribute("data-state") != "error"
+
+
 def test_the_keyboard_alone_reaches_everything(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
