@@ -144,6 +144,16 @@ def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path],
     page.screenshot(path=shots / f"{page.size}-verdicts.png", full_page=True)
 
 
+def test_what_a_file_says_of_itself_is_shown_as_its_word_alone(page: Any, tmp_path: Path) -> None:
+    claim = b'<x DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    for name, options in (("says.jpg", {"xmp": claim}), ("silent.jpg", {})):
+        (tmp_path / name).write_bytes(encoded(photo(), "JPEG", **options))
+    page.set_input_files("#files", [str(tmp_path / "says.jpg"), str(tmp_path / "silent.jpg")])
+    says, silent = finished(page, 2).all()
+    assert "Says of itselftrainedAlgorithmicMedia (not verified" in says.locator(".facts-list").text_content()
+    assert "Says of itself" not in silent.locator(".facts-list").text_content()
+
+
 def test_the_slider_fades_the_heat_map_by_keyboard(page: Any, two: list[Path]) -> None:
     page.set_input_files("#files", str(two[0]))
     card = finished(page, 1).first
