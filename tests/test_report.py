@@ -105,10 +105,12 @@ def test_a_list_that_is_cut_says_so() -> None:
 
 
 def test_reliability_is_that_at_even_odds() -> None:
-    figure = reliability(evaluation([0.5] * 30, [0.5] * 10, ["made"] * 10), bins=1)
+    """Of three real pictures to a generated one at every probability, as many as not are generated at even odds."""
+    levels = [0.05 + number / 10 for number in range(10)]
+    figure = reliability(evaluation(levels * 3, levels, ["made"] * 10))
     assert figure is not None
-    (point,) = figure.axes[0].lines[-1].get_xydata()
-    assert point == pytest.approx([0.5, 0.5])
+    found = figure.axes[0].lines[-1].get_xydata()
+    assert np.asarray(found) == pytest.approx(np.array([(level, 0.5) for level in levels]), abs=1e-6)
 
 
 def test_the_worst_mistakes_are_named_and_escaped(tmp_path: Path) -> None:
