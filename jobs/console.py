@@ -90,7 +90,9 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
         console.print(rows)
     if manifest["verdicts"]:
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in manifest["verdicts"].items())
-        console.print(f"Verdicts: {verdicts}")
+        band = manifest["verdict"]
+        ends = f"generated above {band['generated_above']:.3f}, real below {band['real_below']:.3f}"
+        console.print(f"Verdicts: {verdicts} ({ends})", soft_wrap=True)
         console.print("Most likely generated, by p_generated:")
         for row in manifest["highest"]:
             line = f"  {row['p_generated']:.3f}  {row['verdict']:9}  {_printable(row['uri'])}"

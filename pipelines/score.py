@@ -132,6 +132,7 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
             watcher.committing()
             facts = {
                 "model": config.name,
+                "verdict": None if config.verdict is None else asdict(config.verdict),
                 "source": source.description,
                 "started": started.isoformat(),
                 "finished": datetime.now(UTC).isoformat(),

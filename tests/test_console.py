@@ -92,6 +92,7 @@ def ended(*, rows: int = 9, ignored: dict[str, int] | None = None) -> dict[str, 
         "rows": rows,
         "statuses": {"ok": rows},
         "verdicts": {"real": rows},
+        "verdict": {"real_below": 0.25, "generated_above": 0.75},
         "digital_source_types": {},
         "highest": [],
         "inputs": {"new": 6, "resumed": 4, "unchanged": 0, "repeated": 0, "ignored": ignored or {}},
@@ -105,9 +106,9 @@ def test_the_pictures_most_likely_generated_are_named_and_no_name_commands_the_t
         {"uri": "\x1b[2Jc.jpg", "p_generated": 0.5, "verdict": "uncertain"},
     ]
     show_score(Console(file=out, width=20, highlight=False, markup=False), ended() | {"highest": highest}, "out")
-    assert (
-        "\n  0.988  generated  a [bold]b.jpg\n  0.500  uncertain  \N{REPLACEMENT CHARACTER}[2Jc.jpg\n" in out.getvalue()
-    )
+    told = out.getvalue()
+    assert "\nVerdicts: 9 real (generated above 0.750, real below 0.250)\n" in told
+    assert "\n  0.988  generated  a [bold]b.jpg\n  0.500  uncertain  \N{REPLACEMENT CHARACTER}[2Jc.jpg\n" in told
 
 
 @pytest.mark.parametrize(
