@@ -7,6 +7,7 @@ that more than 1 is always in our favour; the median where there were several ro
 these lines.
 """
 
+import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ def draw(found: list[Line]) -> Figure:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = list(lines())
     print("| what | against | ours | theirs | ratio | `python -m` |\n|---|---|---|---|---|---|")
     print("\n".join(line.markdown() for line in found))
