@@ -41,6 +41,8 @@ def explain(
     if away := next((image for image in images if "://" in image), None):
         raise ConfigError(f"{away} is no file: radet explain reads files only, so fetch it first (curl -O, aws s3 cp)")
     paths = [Path(image) for image in images]
+    if all(path.is_dir() for path in paths):
+        raise ConfigError(f"{paths[0]} is a folder: name the pictures in it, as {paths[0]}/*.jpg does")
     console = Console(highlight=False, markup=False)
     folder = local_folder(out)
     require_writable(str(folder))

@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from jobs.stop import SCORES_ARE_KEPT, Stop
-from radet.errors import RadetError
+from radet.errors import ConfigError, RadetError
 
 
 def score(
-    src: Annotated[
-        str,
+    srcs: Annotated[
+        list[str],
         typer.Argument(
             metavar="SRC",
             help="One of: a folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv, .tsv or .jsonl "
@@ -82,6 +82,10 @@ def score(
     from pipelines.score import score as run
     from pipelines.unscored import unscored
 
+    if len(srcs) > 1:  # as of photos/*.jpg
+        mend = "give the folder that holds them, or a .csv that lists them in a column uri"
+        raise ConfigError(f"score takes one SRC and was given {len(srcs)}, {srcs[0]}, {srcs[1]} ...: {mend}")
+    (src,) = srcs
     screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
     job = ScoreJob(
         src=src,

@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -76,18 +75,6 @@ def _require_head(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
-
-
-def _require_own_code() -> None:
-    """Raises ConfigError where Ray's workers would import other code than this: they look first in the folder that the
-    command was called in."""
-    for name in ("pipelines", "radet"):
-        found = Path(name, "__init__.py")
-        if found.is_file() and not found.samefile(Path(__file__).parents[1] / found):
-            raise ConfigError(
-                f"this folder has a Python package {name!r} of its own, which Ray's workers would take for radet's: "
-                "call radet from another folder"
-            )
 
 
 def _job() -> JobConfig:
@@ -212,7 +199,6 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _require_own_code()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     for name in _TRACES:
         logging.getLogger(name).setLevel(logging.CRITICAL)

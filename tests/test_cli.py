@@ -77,6 +77,7 @@ def test_the_version_is_that_of_all_that_computes() -> None:
         (["{src}", "--out", "o", "--model", "radet-huge"], "radet-lite"),
         (["{src}", "--out", "o", "--ids", "post"], "--ids and --column go with"),
         (["https://example.org/a.jpg", "--out", "o"], "manifest"),
+        (["a.jpg", "b.jpg", "c.jpg", "--out", "o"], "was given 3, a.jpg, b.jpg ...: give the folder"),
     ],
 )
 def test_a_request_that_cannot_work_is_one_line_and_writes_nothing(
@@ -244,6 +245,12 @@ def test_a_detector_that_measures_nothing_is_not_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("image", ["https://example.org/a.jpg", "s3://bucket/a.jpg"])
 def test_what_is_no_file_is_not_explained(tmp_path: Path, image: str) -> None:
     assert f"{image} is no file: " in refused("explain", image, "--out", str(tmp_path / "why"))
+
+
+def test_a_folder_to_explain_is_told_that_pictures_are_named(tmp_path: Path) -> None:
+    told = refused("explain", str(tmp_path), "--out", str(tmp_path / "why"))
+    assert told.endswith(f"is a folder: name the pictures in it, as {tmp_path}/*.jpg does")
+    assert not (tmp_path / "why").exists()
     assert not (tmp_path / "why").exists()
 
 
