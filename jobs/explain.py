@@ -12,7 +12,7 @@ from radet.errors import ConfigError, FetchError, ImageError
 
 
 def explain(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Picture files.")],
     out: Annotated[
         str, typer.Option(help="A folder for NAME.png and NAME.json of each picture; what is there already stays.")
     ],

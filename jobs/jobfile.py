@@ -32,9 +32,9 @@ _SECRET_VALUE = re.compile(r"(^|://)[^/?#\s]*:[^/?#\s]+@|-----BEGIN")  # user:pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSection:
-    """`radet score SRC --out OUT`; see its --help."""
+    """`radet score SRC... --out OUT`; see its --help. `src` may be a list."""
 
-    src: str
+    src: str | tuple[str, ...]
     out: str
     model: str = "radet-lite"
     limit: int | None = None
@@ -186,7 +186,10 @@ class JobFile:
                 continue
             values = value if isinstance(value, tuple) else (value,)
             found += [option if one is True else f"{option}={one}" for one in values]
-        return found if positional is None else [*found, "--", getattr(section, positional)]
+        if positional is None:
+            return found
+        given = getattr(section, positional)
+        return [*found, "--", *(given if isinstance(given, tuple) else (given,))]
 
     @property
     def entrypoint(self) -> str:

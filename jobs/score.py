@@ -7,16 +7,16 @@ import typer
 from rich.console import Console
 
 from jobs.stop import SCORES_ARE_KEPT, Stop
-from radet.errors import ConfigError, RadetError
+from radet.errors import RadetError
 
 
 def score(
-    srcs: Annotated[
+    src: Annotated[
         list[str],
         typer.Argument(
             metavar="SRC",
-            help="One of: a folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv, .tsv or .jsonl "
-            "manifest, one image.",
+            help="A folder, s3://bucket/prefix, Parquet files, WebDataset tars, a .csv, .tsv or .jsonl manifest, or an "
+            "image; several are read one after another.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Where the scores go: a folder or s3://bucket/prefix.")],
@@ -82,13 +82,9 @@ def score(
     from pipelines.score import score as run
     from pipelines.unscored import unscored
 
-    if len(srcs) > 1:  # as of photos/*.jpg
-        mend = "give the folder that holds them, or a .csv that lists them in a column uri"
-        raise ConfigError(f"score takes one SRC and was given {len(srcs)}, {srcs[0]}, {srcs[1]} ...: {mend}")
-    (src,) = srcs
     screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
     job = ScoreJob(
-        src=src,
+        src=tuple(src),
         out=out,
         model=model,
         address=address,

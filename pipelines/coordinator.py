@@ -32,7 +32,7 @@ class Request:
     """What a run is asked to do, as far as inputs and output are concerned. `lease`: the id of the one it holds."""
 
     run: str
-    src: str
+    src: str | tuple[str, ...]
     out: str
     model_id: str
     block: int  # inputs per staged block: what a crash can cost a worker

@@ -34,7 +34,7 @@ from pipelines.process import tune
 from pipelines.s3 import greet
 from pipelines.schema import EVIDENCE, SCORE, pack, unpack
 from pipelines.sink import stage
-from pipelines.sources import open_source
+from pipelines.sources import each, open_source
 from pipelines.storage import open_folder
 from pipelines.weights import find_encoders, local_model
 from radet.config import DetectorConfig, model_id, resolve
@@ -53,7 +53,7 @@ _ASK_EVERY_S = 0.5
 class ScoreJob:
     """What to score, with what, where to. `address`: a Ray cluster; none starts one on this machine."""
 
-    src: str
+    src: str | tuple[str, ...]
     out: str
     model: str = "radet-lite"
     address: str | None = None
@@ -107,11 +107,11 @@ def score(job: ScoreJob, watcher: Watcher) -> dict[str, Any]:
         ConfigError, ModelError: before any work.
         IncompleteError: an input has no row; nothing is committed, and the same call goes on where this one ended.
     """
-    greet(job.model, job.src, job.out)
+    greet(job.model, *each(job.src), job.out)
     folder = resolve(local_model(job.model))
     config = DetectorConfig.read(folder)
     output = open_folder(job.out)
-    if same_place(job.src, job.out):
+    if any(same_place(src, job.out) for src in each(job.src)):
         raise ConfigError(f"{job.out} is what is to be scored: give the scores a folder of their own, such as below it")
     source = open_source(job.src, ids=job.ids, column=job.column, allow_http=job.allow_http, but=job.out)
     started = datetime.now(UTC)

@@ -7,11 +7,12 @@
     an image file                       itself
 
 Files with an image suffix or none are inputs; others are counted and left alone. A folder whose first files include
-Parquet files or tars is taken for a dataset of those.
+Parquet files or tars is taken for a dataset of those. Several SRCs are read one after another, each as what it is.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from pipelines import parquet
@@ -31,7 +32,10 @@ class Source(Protocol):
     """What can be scored."""
 
     description: str
-    ignored: dict[str, int]  # files that are no inputs, by suffix
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Files that are no inputs, by suffix."""
 
     def entries(self) -> Iterator[Entry]:
         """Inputs whose versions the listing tells; nothing if the source has shards."""
@@ -41,13 +45,28 @@ class Source(Protocol):
 
 
 def open_source(
-    src: str, *, ids: str | None = None, column: str | None = None, allow_http: bool = False, but: str | None = None
-) -> "Files | Manifest | Containers":
+    src: str | tuple[str, ...],
+    *,
+    ids: str | None = None,
+    column: str | None = None,
+    allow_http: bool = False,
+    but: str | None = None,
+) -> Source:
     """Find out what SRC is, from its name or from the first files below it; a folder `but` in it is left out.
 
     Raises:
         ConfigError: nothing there or nothing that is read, no readable column, or web addresses without `allow_http`.
     """
+    opened = [_open(one, ids=ids, column=column, allow_http=allow_http, but=but) for one in each(src)]
+    return opened[0] if len(opened) == 1 else Several(opened)
+
+
+def each(src: str | tuple[str, ...]) -> tuple[str, ...]:
+    """SRC's names: it is one, or several."""
+    return (src,) if isinstance(src, str) else src
+
+
+def _open(src: str, *, ids: str | None, column: str | None, allow_http: bool, but: str | None) -> Source:
     name = src.lower().rstrip("/")
     if is_http(src):
         raise ConfigError(f"{src} is one page: put web addresses into a .csv or .jsonl manifest with a uri column")
@@ -190,6 +209,24 @@ class Containers:
                 yield entry
             else:
                 _count(self.ignored, entry)
+
+
+class Several:
+    """Sources, one after another."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self.description = f"{sources[0].description} and {len(sources) - 1:,} more"
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        return dict(sum((Counter(source.ignored) for source in self._sources), Counter()))
+
+    def entries(self) -> Iterator[Entry]:
+        return itertools.chain.from_iterable(source.entries() for source in self._sources)
+
+    def shards(self, size: int) -> Iterator[Shard]:
+        return itertools.chain.from_iterable(source.shards(size) for source in self._sources)
 
 
 def _is_folder(entry: Entry) -> bool:

@@ -4,11 +4,11 @@ import json
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -79,16 +79,15 @@ def from_yaml(cls: type[_T], file: str | Path, change: Callable[[Any], None] | N
 
 
 def _value(hint: Any, value: object, where: str, complete: bool) -> object:
+    if get_origin(hint) in {Union, types.UnionType}:
+        members = get_args(hint)
+        if value is None and types.NoneType in members:
+            return None
+        hint = next((one for one in members if _is_list(value) and get_origin(one) is tuple), members[0])
     if is_dataclass(hint):
         return from_dict(cast(type[object], hint), value, complete=complete, where=where)
     arguments, origin = get_args(hint), get_origin(hint)
-    if origin in {Union, types.UnionType}:
-        return None if value is None else _value(arguments[0], value, where, complete)
-    if (
-        origin is tuple
-        and isinstance(value, list | tuple)
-        and (arguments[-1] is Ellipsis or len(value) == len(arguments))
-    ):
+    if origin is tuple and _is_list(value) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
         return tuple(_value(arguments[0], item, f"{where}[{index}]", complete) for index, item in enumerate(value))
     if origin is Literal and value in arguments:
         return value
@@ -105,6 +104,10 @@ def _value(hint: Any, value: object, where: str, complete: bool) -> object:
     else:
         wanted = _WORDS[hint]
     raise ValueError(f"{where} must be {wanted}, not {_shown(value)}")
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, list | tuple)
 
 
 def _shown(value: object) -> str:

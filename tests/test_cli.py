@@ -77,7 +77,8 @@ def test_the_version_is_that_of_all_that_computes() -> None:
         (["{src}", "--out", "o", "--model", "radet-huge"], "radet-lite"),
         (["{src}", "--out", "o", "--ids", "post"], "--ids and --column go with"),
         (["https://example.org/a.jpg", "--out", "o"], "manifest"),
-        (["a.jpg", "b.jpg", "c.jpg", "--out", "o"], "was given 3, a.jpg, b.jpg ...: give the folder"),
+        (["{src}", "/no/such/folder", "--out", "o"], "no such file or folder: /no/such/folder"),
+        (["{src}", "o", "--out", "o"], "o is what is to be scored"),
     ],
 )
 def test_a_request_that_cannot_work_is_one_line_and_writes_nothing(

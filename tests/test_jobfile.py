@@ -64,6 +64,13 @@ def test_values_stay_single_arguments(tmp_path: Path) -> None:
     assert "--rescore" not in arguments
 
 
+def test_a_list_of_sources_is_an_argument_each(tmp_path: Path) -> None:
+    job = jobfile.read(write(tmp_path, "name: night\nscore: {src: [s3://b/1, s3://b/2], out: s3://b/out}\n"))
+    assert job.arguments[-3:] == ["--", "s3://b/1", "s3://b/2"]
+    with pytest.raises(ConfigError, match=r"score\.src must be text"):
+        jobfile.read(write(tmp_path, "name: night\nscore: {src: null, out: s3://b/out}\n"))
+
+
 def test_a_list_repeats_its_option(tmp_path: Path) -> None:
     text = "name: e\nevaluate: {data: d, out: o, model: [a, --b], format_neutral: true}\n"
     arguments = jobfile.read(write(tmp_path, text)).arguments

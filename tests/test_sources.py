@@ -189,6 +189,22 @@ def test_other_files_are_counted_and_left_alone(tmp_path: Path) -> None:
     assert source.ignored == {".txt": 2, ".json": 1}
 
 
+def test_several_sources_are_read_one_after_another_each_as_what_it_is(tmp_path: Path) -> None:
+    for name in ("photos/a.jpg", "photos/b.txt", "photos/out/c.jpg", "d.jpg", "e.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "list.csv").write_text("uri\nf.jpg\n")
+    write_tar(tmp_path / "g.tar", {"a.jpg": b"1"})
+    names = ("photos", "d.jpg", "list.csv", "g.tar")
+    source = open_source(tuple(str(tmp_path / name) for name in names), but=str(tmp_path / "photos" / "out"))
+    assert [Path(entry.uri).name for entry in source.entries()] == ["a.jpg", "d.jpg"]
+    assert [shard.kind for shard in source.shards(64)] == ["uris", "tar"]
+    assert source.ignored == {".txt": 1}
+    assert source.description == f"images under {tmp_path}/photos and 3 more"
+    with pytest.raises(ConfigError, match=r"nothing in .*/e\.txt is named like a picture"):
+        open_source((str(tmp_path / "photos"), str(tmp_path / "e.txt")))
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".tar", ".parquet"])
 def test_a_folder_of_the_output_is_no_input(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "out").mkdir()
