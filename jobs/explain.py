@@ -3,12 +3,16 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from radet.errors import ConfigError, FetchError, ImageError
+
+if TYPE_CHECKING:
+    from radet.explain import Explanation
+    from radet.stability import Stability
 
 
 def explain(
@@ -19,27 +23,37 @@ def explain(
     model: Annotated[
         str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
     ] = "radet-lite",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Degradations after which each picture is scored again, suites or conditions as of radet evaluate; "
+            "clean for none. Default: those that the checkpoint's thresholds hold after."
+        ),
+    ] = None,
 ) -> None:
     """Explain scores: verdict and threshold in words, what each branch contributed, how unusual the drift is among real
-    pictures, and a heat map of where it happened.
+    pictures, whether the verdict holds when the picture is compressed or resized, and a heat map of where the drift is.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       radet explain holiday.jpg --out why/
 
+      radet explain holiday.jpg --suite jpeg,thumbnail:128 --out why/
+
     [bold]Exit codes[/bold]: 0 all pictures explained; 1 some could not be read; 2 the request cannot work.
     """
-    from PIL import Image
-
     from pipelines.new_folder import local_folder
     from pipelines.s3 import greet
     from pipelines.storage import require_writable
     from pipelines.weights import find_encoders, local_model
+    from radet.degradations import CLEAN, conditions
     from radet.detector import Detector
     from radet.explain import explain as run
+    from radet.stability import stability, usual_conditions
 
     if away := next((image for image in images if "://" in image), None):
         raise ConfigError(f"{away} is no file: radet explain reads files only, so fetch it first (curl -O, aws s3 cp)")
+    asked = None if suite is None else [condition for condition in conditions(suite) if condition != CLEAN]
     paths = [Path(image) for image in images]
     if all(path.is_dir() for path in paths):
         raise ConfigError(f"{paths[0]} is a folder: name the pictures in it, as {paths[0]}/*.jpg does")
@@ -49,24 +63,23 @@ def explain(
     greet(model)
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
+    degradations = usual_conditions(detector.config) if asked is None else asked
     failed, heat = 0, False
     for image, name in zip(paths, _names(paths, folder), strict=True):
         try:
             found = run(detector, image)
+            holds = stability(detector, image, found.score, degradations) if degradations else None
         except (ImageError, FetchError) as error:
             failed += 1
             console.print(f"{image}: {error.code}: {error}", style="red", soft_wrap=True)
             continue
         heat = heat or found.heat is not None
-        side = max(448, found.crop.shape[0])
-        sheet = Image.new("RGB", (2 * side, side))
-        sheet.paste(Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC), (0, 0))
-        sheet.paste(found.overlay(side=side), (side, 0))
-        sheet.save(folder / f"{name}.png")
-        (folder / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        _write(found, holds, folder / name)
         console.print(f"{image}: {name}.png", style="bold", soft_wrap=True)
         for sentence in found.sentences:
             console.print(f"  {sentence}", soft_wrap=True)
+        if holds is not None:
+            console.print(f"  {holds.sentence}", soft_wrap=True)
         if origin := found.score.digital_source_type:
             console.print(f"  The file says of itself: {origin} (not verified, no part of the score).", soft_wrap=True)
     if failed < len(images):
@@ -79,6 +92,19 @@ def explain(
         console.print(f"Pictures and JSON: {out}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _write(found: "Explanation", holds: "Stability | None", place: Path) -> None:
+    """The picture with its heat map beside it as PNG, and all that was found as JSON."""
+    from PIL import Image
+
+    side = max(448, found.crop.shape[0])
+    sheet = Image.new("RGB", (2 * side, side))
+    sheet.paste(Image.fromarray(found.crop).resize((side, side), Image.Resampling.BICUBIC), (0, 0))
+    sheet.paste(found.overlay(side=side), (side, 0))
+    sheet.save(f"{place}.png")
+    told = found.to_dict() | {"stability": None if holds is None else holds.to_dict()}
+    Path(f"{place}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _names(images: list[Path], folder: Path) -> list[str]:

@@ -6,9 +6,6 @@ What is read there is the degraded picture as a PNG, so that hashing, decoding, 
 for every other input.
 """
 
-import hashlib
-import io
-
 from radet.errors import FetchError
 
 _SCHEME = "degraded://"
@@ -30,21 +27,3 @@ def split(location: str) -> tuple[str, str] | None:
     if original.startswith(_SCHEME):
         raise FetchError("not_found", "a degraded picture of a degraded one: join conditions with +")
     return condition, original
-
-
-def degrade(data: bytes, condition: str) -> bytes:
-    """A picture's bytes -> those of the degraded picture. Noise is drawn by the bytes' hash.
-
-    Raises ImageError as the decoder does, ConfigError for an unknown condition.
-    """
-    import numpy as np  # noqa: PLC0415 - drivers name locations and decode nothing
-    from PIL import Image  # noqa: PLC0415
-
-    from radet.degradations import Condition  # noqa: PLC0415
-    from radet.images import decode_pixels  # noqa: PLC0415
-
-    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
-    pixels = Condition.parse(condition).apply(decode_pixels(data), seed)
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
-    return out.getvalue()

@@ -63,8 +63,10 @@ class Fetcher:
             FetchError, ImageError
         """
         if (parts := degraded.split(location)) is not None:
+            from radet.degradations import degrade  # noqa: PLC0415 - drivers name locations and decode nothing
+
             try:
-                return degraded.degrade(self.read(parts[1]), parts[0])
+                return degrade(self.read(parts[1]), parts[0])
             except ConfigError as error:
                 raise FetchError("not_found", error.message) from error
         if (cell := Cell.parse(location)) is not None:

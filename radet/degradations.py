@@ -6,6 +6,7 @@ pixels, the condition and a seed.
 H W pixels
 """
 
+import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import simplejpeg
 from PIL import Image, ImageFilter
 
 from radet.errors import ConfigError, ImageError
-from radet.images import MAX_SIDE, Pixels, scale_pixels
+from radet.images import MAX_SIDE, Pixels, decode_pixels, scale_pixels
 
 CLEAN = "clean"
 
@@ -142,6 +143,18 @@ def conditions(suites: str, *, neutral: bool = False) -> list[str]:
     if neutral:
         found += [NEUTRAL if text == CLEAN else f"{NEUTRAL}+{text}" for text in found]
     return found
+
+
+def degrade(data: bytes, condition: str) -> bytes:
+    """A picture's bytes -> the degraded picture's, a PNG. Noise is drawn by the bytes' hash.
+
+    Raises ImageError as the decoder does, ConfigError for an unknown condition.
+    """
+    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+    pixels = Condition.parse(condition).apply(decode_pixels(data), seed)
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 def through_jpeg(rgb_HWC: Pixels, quality: int, *, fine: bool = False) -> Pixels:

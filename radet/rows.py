@@ -41,16 +41,31 @@ def read_row(image: ImageLike, position: int, policy: CropPolicy, limits: Limits
         raise ConfigError(f"picture #{position} is a {type(image).__name__}: give bytes, a path or a picture of Pillow")
     if isinstance(image, Image.Image):
         return _opened(image, position, policy, limits)
-    if isinstance(image, str | Path):
-        uri = str(image)
-        try:
-            data = _read_file(uri, limits)
-        except (ImageError, FetchError) as error:
-            return _refused({"uri": uri}, error)
-    else:
-        uri, data = f"#{position}", bytes(image)
+    uri = str(image) if isinstance(image, str | Path) else f"#{position}"
+    try:
+        data = read_bytes(image, limits)
+    except (ImageError, FetchError) as error:
+        return _refused({"uri": uri}, error)
     row = see(data, policy, limits)
     return Row(facts=row.facts | {"uri": uri, "sha256": hashlib.sha256(data).hexdigest()}, crop=row.crop)
+
+
+def read_bytes(image: bytes | bytearray | memoryview | str | Path, limits: Limits = LIMITS) -> bytes:
+    """The raw bytes themselves, or those that a path leads to. Raises ImageError or FetchError for such a path."""
+    if not isinstance(image, str | Path):
+        return bytes(image)
+    path = str(image)
+    try:
+        return read_file(path, limits.max_bytes)
+    except PermissionError:
+        raise FetchError("forbidden", f"{path}: no permission to read it") from None
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_NAME
+        if absent and "://" in path:
+            raise FetchError("not_found", f"{path} is no file: give the bytes that it leads to, or a path") from None
+        raise FetchError("not_found" if absent else "unreachable", f"{path}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise FetchError("not_found", f"{path!r}: {error}") from None
 
 
 def see(data: bytes, policy: CropPolicy, limits: Limits = LIMITS) -> Row:
@@ -79,17 +94,3 @@ def _opened(image: Image.Image, position: int, policy: CropPolicy, limits: Limit
 
 def _refused(facts: dict[str, Any], error: ImageError | FetchError) -> Row:
     return Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)
-
-
-def _read_file(path: str, limits: Limits) -> bytes:
-    try:
-        return read_file(path, limits.max_bytes)
-    except PermissionError:
-        raise FetchError("forbidden", f"{path}: no permission to read it") from None
-    except OSError as error:
-        absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_NAME
-        if absent and "://" in path:
-            raise FetchError("not_found", f"{path} is no file: give the bytes that it leads to, or a path") from None
-        raise FetchError("not_found" if absent else "unreachable", f"{path}: {error.strerror}") from None
-    except ValueError as error:  # a NUL in the name
-        raise FetchError("not_found", f"{path!r}: {error}") from None

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from skimage.filters import gaussian
 
-from pipelines.degraded import degrade, degraded, split
+from pipelines.degraded import degraded, split
 from pipelines.fetch import Fetcher
-from radet.degradations import NEUTRAL, SUITES, Condition, conditions
+from radet.degradations import NEUTRAL, SUITES, Condition, conditions, degrade
 from radet.errors import ConfigError, ImageError
 from radet.images import Pixels, decode_pixels
 
