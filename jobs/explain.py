@@ -49,7 +49,8 @@ def explain(
     from radet.degradations import CLEAN, conditions
     from radet.detector import Detector
     from radet.explain import explain as run
-    from radet.stability import stability, usual_conditions
+    from radet.stability import stability
+    from radet.thresholds import usual_conditions
 
     if away := next((image for image in images if "://" in image), None):
         raise ConfigError(f"{away} is no file: radet explain reads files only, so fetch it first (curl -O, aws s3 cp)")
@@ -63,7 +64,7 @@ def explain(
     greet(model)
     find_encoders()
     detector = Detector.from_pretrained(local_model(model))
-    degradations = usual_conditions(detector.config) if asked is None else asked
+    degradations = usual_conditions(detector.config.thresholds) if asked is None else asked
     failed, heat = 0, False
     for image, name in zip(paths, _names(paths, folder), strict=True):
         try:

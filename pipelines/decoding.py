@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pipelines.failures import RequestError
 from pipelines.observe import Meters
 from radet.crop import CropPolicy
+from radet.degradations import degrade
 from radet.errors import ImageError
 from radet.images import Limits, read_header
 from radet.rows import Row, see
@@ -36,17 +37,22 @@ class Decoder:
         self._most = threads * _AHEAD
         self._inside: Counter[tuple[bool, bool]] = Counter()  # pixels, by kind: of a batch, large
 
-    async def see(self, data: bytes, policy: CropPolicy, limits: Limits, *, patient: bool = False) -> Row:
-        """Decoded, cropped and hashed, off the event loop. `patient`: wait where too much is to be decoded already.
+    async def see(
+        self, data: bytes, policy: CropPolicy, limits: Limits, *, condition: str | None = None, patient: bool = False
+    ) -> Row:
+        """Decoded, cropped and hashed, off the event loop; with a `condition`, of the picture that is degraded so.
+        `patient`: wait where too much is to be decoded already.
 
         Raises ImageError, and RequestError("overloaded") where it is not patient.
         """
 
         def work() -> Row:
-            begun = time.perf_counter()
-            row = see(data, policy, limits)
+            begun, seen = time.perf_counter(), data
+            if condition is not None:
+                seen = degrade(data, condition, limits)
+            row = see(seen, policy, limits)
             self._meters.decode.observe(time.perf_counter() - begun)
-            return Row(facts={"sha256": hashlib.sha256(data).hexdigest(), **row.facts}, crop=row.crop)
+            return Row(facts={"sha256": hashlib.sha256(seen).hexdigest(), **row.facts}, crop=row.crop)
 
         pixels = _pixels(data, limits) if len(data) <= _SHORT else await asyncio.to_thread(_pixels, data, limits)
         threads = self._large if pixels > _LARGE else self._small

@@ -29,6 +29,7 @@ from radet.errors import ConfigError, FetchError, RadetError
 from radet.images import Limits
 from radet.rows import Row
 from radet.score import Score
+from radet.thresholds import usual_conditions
 
 if TYPE_CHECKING:
     from radet.explain import Explanation
@@ -283,11 +284,15 @@ class Front:
         """What a scorer, asked by `ask`, says of the picture; the fields of its Score that are known without it; and
         the seconds until then."""
         data, fetch_s = await self._bytes_of(item)
-        policy, decode_s = (await self.facts()).policy, 0.0
+        model, decode_s = await self.facts(), 0.0
+        if item.condition is not None and item.condition not in (usual := usual_conditions(model.thresholds)):
+            known = ", ".join(usual) or "none"
+            raise RequestError("bad_request", f"condition: this model has {known}, not {item.condition!r}")
+        policy = model.policy
         limits = Limits(max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
         while True:
             then = time.perf_counter()
-            row = await self._decoder.see(data, policy, limits, patient=patient)
+            row = await self._decoder.see(data, policy, limits, condition=item.condition, patient=patient)
             decode_s += time.perf_counter() - then
             facts = {"uri": item.url or f"#{index}", **row.facts}
             found = await ask(Row(facts=facts, crop=row.crop), policy)

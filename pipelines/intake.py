@@ -42,12 +42,14 @@ _PLAIN = str.maketrans("-_", "+/", " \t\r\n")  # url-safe base64, or broken into
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One picture of a request: its bytes, or a url to read; `error` where not even that. `name`: of its file."""
+    """One picture of a request: its bytes, or a url to read; `error` where not even that. `name`: of its file.
+    `condition`: a degradation (radet.degradations) to score it after."""
 
     data: bytes | None = None
     url: str | None = None
     external_id: str | None = None
     name: str | None = None
+    condition: str | None = None
     error: RequestError | None = None
 
 
@@ -76,7 +78,9 @@ async def read_one(request: Request, settings: FrontSettings) -> Item:
         raise RequestError("bad_request", "bytes are missing: `curl -d` drops some, `curl --data-binary` sends all")
     else:
         item = Item(data=body)
-    item = _identified(item, request.query_params.get("external_id"))
+    item = replace(
+        _identified(item, request.query_params.get("external_id")), condition=request.query_params.get("condition")
+    )
     if item.error is not None:
         raise item.error
     return item

@@ -116,6 +116,12 @@ def build_app(front: Front) -> FastAPI:
     return app
 
 
+_CONDITION = (
+    "of a copy that is degraded so, as on its way through the web: does the verdict hold? One of those that the "
+    "thresholds of /v1/model hold after, such as jpeg:50"
+)
+
+
 def _key(front: Front) -> Any:
     """The dependency that checks the key."""
 
@@ -157,6 +163,7 @@ def _add_score(app: FastAPI, front: Front) -> None:
         request: Request,
         caller: Annotated[Caller, place],
         external_id: Annotated[str | None, Query(max_length=256, description="your own id, echoed")] = None,  # noqa: ARG001
+        condition: Annotated[str | None, Query(max_length=64, description=_CONDITION)] = None,  # noqa: ARG001
     ) -> Response:
         """The picture as the body, as a form's `file`, or in JSON (`image` in base64, or `url`)."""
         with _spending(front, caller, 1):
@@ -212,6 +219,7 @@ def _add_explain(app: FastAPI, front: Front) -> None:
         request: Request,
         caller: Annotated[Caller, place],
         external_id: Annotated[str | None, Query(max_length=256, description="your own id, echoed")] = None,  # noqa: ARG001
+        condition: Annotated[str | None, Query(max_length=64, description=_CONDITION)] = None,  # noqa: ARG001
         images: Annotated[bool, Query(description="JSON: with the crop and its heat map as PNG")] = False,
         side: Annotated[int, Query(ge=32, le=512, description="pixels of the pictures")] = 448,
         opacity: Annotated[float, Query(ge=0, le=1, description="PNG: of the heat over the crop")] = 0.55,

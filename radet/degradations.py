@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, ImageFilter
 
 from radet.errors import ConfigError, ImageError
-from radet.images import MAX_SIDE, Pixels, decode_pixels, scale_pixels
+from radet.images import MAX_SIDE, Limits, Pixels, decode_pixels, scale_pixels
 
 CLEAN = "clean"
 
@@ -35,6 +35,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "noise": ("noise:3", "noise:8"),
 }
 
+_LIMITS = Limits()
 _MOST_SIDE = 4096  # of an enlarged picture
 
 
@@ -145,13 +146,13 @@ def conditions(suites: str, *, neutral: bool = False) -> list[str]:
     return found
 
 
-def degrade(data: bytes, condition: str) -> bytes:
+def degrade(data: bytes, condition: str, limits: Limits = _LIMITS) -> bytes:
     """A picture's bytes -> the degraded picture's, a PNG. Noise is drawn by the bytes' hash.
 
     Raises ImageError as the decoder does, ConfigError for an unknown condition.
     """
     seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
-    pixels = Condition.parse(condition).apply(decode_pixels(data), seed)
+    pixels = Condition.parse(condition).apply(decode_pixels(data, limits), seed)
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
     return out.getvalue()

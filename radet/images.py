@@ -188,12 +188,11 @@ def _described(image: Image.Image, exif: object) -> Container:
     )
 
 
-def decode_pixels(data: bytes) -> Pixels:
+def decode_pixels(data: bytes, limits: Limits = Limits()) -> Pixels:
     """The whole picture as displayed, in sRGB, uint8 [H, W, 3]: what augmentation starts from.
 
-    Raises ImageError as read_header and decode_picture do, by the usual Limits.
+    Raises ImageError as read_header and decode_picture do.
     """
-    limits = Limits()
     container = _scan(data, limits)
     with _decoding(container, limits):
         rgb = _decode(data, container, limits)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radet.config import DetectorConfig
 from radet.degradations import degrade
 from radet.detector import Detector
 from radet.errors import ImageError
@@ -30,11 +29,6 @@ class Stability:
         """The JSON form, with what differs of the scores."""
         told = {condition: {name: getattr(score, name) for name in _TOLD} for condition, score in self.scores.items()}
         return {"scores": told, "sentence": self.sentence}
-
-
-def usual_conditions(config: DetectorConfig) -> tuple[str, ...]:
-    """Those after which the checkpoint's thresholds keep their false-positive rate; none where nobody asked for it."""
-    return tuple(dict.fromkeys(one.condition for threshold in config.thresholds for one in threshold.degraded))
 
 
 def stability(detector: Detector, image: bytes | str | Path, score: Score, conditions: Sequence[str]) -> Stability:

@@ -3,6 +3,7 @@
 Fitted by radet.calibration. Imports no torch, as radet.config.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from radet.errors import ModelError
@@ -37,6 +38,11 @@ class ThresholdConfig:
     tpr: float
     images: int
     degraded: tuple[DegradedRates, ...] = ()
+
+
+def usual_conditions(thresholds: Iterable[ThresholdConfig]) -> tuple[str, ...]:
+    """Those after which a checkpoint's thresholds keep their false-positive rate; none where nobody asked for it."""
+    return tuple(dict.fromkeys(one.condition for threshold in thresholds for one in threshold.degraded))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Whether a score holds: those of degraded copies are what scoring these gives, and the sentence says what they say."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from pipelines.fetch import Fetcher
 from radet import Detector
 from radet.errors import ConfigError, FetchError
 from radet.score import Score
-from radet.stability import Stability, _sentence, stability, usual_conditions
+from radet.stability import Stability, _sentence, stability
+from radet.thresholds import usual_conditions
 
 NOW = datetime.now(UTC)
 
@@ -92,10 +92,10 @@ def test_the_sentence_says_what_the_scores_say(score: Score, copies: dict[str, S
 
 
 def test_the_usual_conditions_are_those_of_the_thresholds(detector: Detector) -> None:
-    usual = usual_conditions(detector.config)
+    usual = usual_conditions(detector.config.thresholds)
     assert set(usual) == {"jpeg:50", "resize:0.75", "blur:1", "noise:3", "resize:0.8+jpeg:60"}
     assert len(usual) == 5
-    assert usual_conditions(replace(detector.config, thresholds=())) == ()
+    assert usual_conditions(()) == ()
 
 
 def test_radet_explain_tells_and_keeps_it(path: Path, tmp_path: Path) -> None:

@@ -18,11 +18,20 @@ const BRANCHES = {
   discrepancy: "how its view drifts",
   lowlevel: "pixel-level traces",
 };
+const STEPS = {
+  jpeg: (number) => `JPEG of quality ${number}`,
+  webp: (number) => `WebP of quality ${number}`,
+  blur: (number) => `blurred by ${number} px`,
+  noise: (number) => `noise of ${number} levels`,
+  resize: (number) => `scaled to ${Math.round(number * 100)} %`,
+  thumbnail: (number) => `a thumbnail of ${number} pixels`,
+};
 const TRIES = 4;
 let waiting = Promise.resolve(); // one picture at a time: the service is there for others, too
 let cards = 0;
 let done = 0;
 let modelShown = null;
+let conditions = []; // degradations after which the detector's thresholds hold
 
 const signed = (value) => {
   const short = Math.abs(value).toFixed(2);
@@ -70,18 +79,19 @@ async function showModel() {
     if (!answer.ok || !model) throw failure(answer, model);
     line.textContent = `${model.name}, model ${model.model_id}. ${model.description}`;
     modelShown = model.model_id;
+    conditions = [...new Set(model.thresholds.flatMap(({degraded}) => degraded.map(({condition}) => condition)))];
   } catch (error) {
     line.textContent = error.message;
   }
 }
 
-// Which may be full, or starting again: told by `say`, and asked again.
-async function explain(file, say) {
+// To a service that may be full, or starting again: told by `say`, and asked again.
+async function send(path, file, say) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
     throw new Error("This file cannot be read: is it a folder, or has it changed?");
   });
   for (let attempt = 1; ; attempt += 1) {
-    const answer = await ask("v1/explain?images=true&side=448", {
+    const answer = await ask(path, {
       method: "POST",
       headers: headers({"Content-Type": "application/octet-stream", Accept: "application/json"}),
       body: file,
@@ -213,6 +223,44 @@ function showFound(card, told, name) {
   card.querySelector(".found").hidden = false;
 }
 
+const inWords = (condition) => condition.split("+").map((step) => {
+  const [kind, number] = step.split(":");
+  return STEPS[kind] ? STEPS[kind](number) : step;
+}).join(", then ");
+
+// Scores of degraded copies, for who asks: each costs as much as the picture's own.
+function offerCopies(card, file, score, name) {
+  const button = card.querySelector(".degrade");
+  card.querySelector(".holds").hidden = score.p_generated === null || !conditions.length;
+  button.addEventListener("click", () => {
+    card.focus(); // the button goes
+    button.disabled = true;
+    waiting = waiting.then(() => scoreCopies(card, file, score, name));
+  });
+}
+
+async function scoreCopies(card, file, score, name) {
+  const said = card.querySelector(".held");
+  const list = card.querySelector(".copies");
+  const others = [];
+  list.replaceChildren();
+  said.textContent = "Scoring degraded copies ...";
+  try {
+    for (const condition of conditions) {
+      const path = `v1/score?condition=${encodeURIComponent(condition)}`;
+      const told = await send(path, file, (text) => { said.textContent = text; });
+      add(list, inWords(condition), `${told.p_generated.toFixed(2)}, ${told.verdict}`);
+      if (told.verdict !== score.verdict) others.push(inWords(condition));
+    }
+    said.textContent = others.length ? `The verdict does not hold for a copy that is: ${others.join("; ")}.` : "The verdict stays the same.";
+    card.querySelector(".degrade").hidden = true;
+  } catch (error) {
+    said.textContent = error.message;
+    card.querySelector(".degrade").disabled = false;
+  }
+  status.textContent = `${name}: ${said.textContent}`;
+}
+
 function showError(card, error) {
   card.dataset.state = "error";
   card.querySelector(".verdict").textContent = "No score";
@@ -231,8 +279,10 @@ async function work(card, file, name) {
   card.querySelector(".summary").textContent = "";
   status.textContent = `Looking at ${name}.`;
   try {
-    const told = await explain(file, (text) => { card.querySelector(".summary").textContent = text; });
+    const say = (text) => { card.querySelector(".summary").textContent = text; };
+    const told = await send("v1/explain?images=true&side=448", file, say);
     showFound(card, told, name);
+    offerCopies(card, file, told.score, name);
     if (told.score.model_id !== modelShown) showModel(); // the service has another since, or was away
   } catch (error) {
     showError(card, error);

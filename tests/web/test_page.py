@@ -154,6 +154,37 @@ def test_what_a_file_says_of_itself_is_shown_as_its_word_alone(page: Any, tmp_pa
     assert "Says of itself" not in silent.locator(".facts-list").text_content()
 
 
+def test_degraded_copies_say_whether_the_verdict_holds(page: Any, two: list[Path], shots: Path) -> None:
+    page.set_input_files("#files", str(two[1]))
+    card = finished(page, 1).first
+    page.route("**/v1/score?*", lambda route: route.fulfill(status=400, body="{}"), times=1)
+    card.locator(".degrade").click()
+    playwright.expect(card.locator(".held")).to_contain_text("answered 400")
+    playwright.expect(card).to_be_focused()
+    card.locator(".degrade").click()
+    playwright.expect(card.locator(".held")).to_contain_text("The verdict", timeout=WAIT_MS)
+    words = card.locator(".copies dt").all_inner_texts()
+    assert sorted(words) == [
+        "JPEG of quality 50",
+        "blurred by 1 px",
+        "noise of 3 levels",
+        "scaled to 75 %",
+        "scaled to 80 %, then JPEG of quality 60",
+    ]
+    verdicts = [told.split(", ")[1] for told in card.locator(".copies dd").all_inner_texts()]
+    others = [
+        word for word, verdict in zip(words, verdicts, strict=True) if verdict != card.get_attribute("data-state")
+    ]
+    said = f"does not hold for a copy that is: {'; '.join(others)}." if others else "stays the same."
+    assert max(told.bounding_box()["height"] for told in card.locator(".copies dd").all()) < 60, (
+        "not letter below letter"
+    )
+    assert card.locator(".held").inner_text() == f"The verdict {said}"
+    assert not overlapping(page)
+    assert not violations(page)
+    page.screenshot(path=shots / f"{page.size}-copies.png", full_page=True)
+
+
 def test_the_slider_fades_the_heat_map_by_keyboard(page: Any, two: list[Path]) -> None:
     page.set_input_files("#files", str(two[0]))
     card = finished(page, 1).first
