@@ -51,8 +51,9 @@ def calibrate(
       radet score photos/ --model checkpoints/lite-ours --out scores/
     """
     from jobs.console import ScoreScreen
-    from pipelines.calibrate import RATES, CalibrateJob
+    from pipelines.calibrate import CalibrateJob
     from pipelines.calibrate import calibrate as run
+    from radet.calibration import RATES
 
     screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
     job = CalibrateJob(

@@ -22,13 +22,11 @@ from pipelines.score import ScoreJob, Watcher, score
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from pipelines.weights import find_encoders, local_model
-from radet.calibration import fit_platt, fit_thresholds, fit_verdict, probability, require_enough
+from radet.calibration import RATES, fit_platt, fit_thresholds, fit_verdict, probability, require_enough
 from radet.config import DetectorConfig, resolve
 from radet.degradations import CLEAN, conditions
 from radet.errors import ConfigError
 from radet.thresholds import ThresholdConfig
-
-RATES = (0.01, 0.03, 0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from radet.thresholds import DegradedRates, ThresholdConfig, VerdictConfig
 Floats = NDArray[np.float64]
 
 LEAST = 20  # pictures of each class that a probability and thresholds are fitted to
+RATES = (0.01, 0.03, 0.05)  # of false positives that thresholds are set for, where no others are asked for
 
 _FNR = 0.05  # share of generated pictures that may be called real
 _ROUNDING = 1e-6  # of a probability
@@ -127,7 +128,7 @@ def probability(logit_N: ArrayLike, config: CalibrationConfig) -> NDArray[np.flo
 def fit_thresholds(
     p_N: ArrayLike,
     label_N: ArrayLike,
-    rates: Iterable[float] = (0.01, 0.03, 0.05),
+    rates: Iterable[float] = RATES,
     degraded: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[ThresholdConfig, ...]:
     """Per target false-positive rate: a threshold that keeps it on these real pictures and no lower rate, what it
