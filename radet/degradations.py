@@ -36,6 +36,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 _LIMITS = Limits()
+_NUMBERS = 1 << 20  # of noise, drawn at once
 _MOST_SIDE = 4096  # of an enlarged picture
 
 
@@ -58,7 +59,12 @@ def _blur(rgb_HWC: Pixels, sigma: float, _: np.random.Generator) -> Pixels:
 
 def with_noise(rgb_HWC: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
     """Gaussian noise on every channel; `sigma` is its standard deviation, of 255 levels."""
-    return (rgb_HWC + rng.normal(0, sigma, rgb_HWC.shape)).round().clip(0, 255).astype(np.uint8)
+    noisy = np.empty_like(rgb_HWC)
+    rows = max(1, _NUMBERS // rgb_HWC[0].size)  # in strips: a large picture's noise would take 24 bytes a pixel
+    for top in range(0, len(rgb_HWC), rows):
+        part = rgb_HWC[top : top + rows]
+        noisy[top : top + rows] = (part + rng.normal(0, sigma, part.shape)).round().clip(0, 255)
+    return noisy
 
 
 def _resize(rgb_HWC: Pixels, factor: float, _: np.random.Generator) -> Pixels:

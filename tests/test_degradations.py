@@ -1,6 +1,7 @@
 """Degradations do what their names say, and nothing is random about them."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_conditions_of_suites() -> None:
     assert conditions("clean") == ["clean"]
     assert conditions("jpeg, blur:2") == ["clean", *SUITES["jpeg"], "blur:2"]
     assert conditions("noise:3", neutral=True) == ["clean", "noise:3", NEUTRAL, f"{NEUTRAL}+noise:3"]
+
+
+def test_noise_of_a_large_picture_is_drawn_in_strips_and_is_the_same() -> None:
+    shape = (5000, 400, 3)
+    grey = np.full(shape, 128, np.uint8)
+    whole = (grey + np.random.default_rng(7).normal(0, 8, shape)).round().clip(0, 255).astype(np.uint8)
+    tracemalloc.start()
+    noisy = apply("noise:8", grey, 7)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(noisy, whole)
+    assert peak < 8 * grey.size, "less than the noise of the whole picture, a double each"
 
 
 @pytest.mark.parametrize(
