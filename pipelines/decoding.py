@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from pipelines.failures import RequestError
 from pipelines.observe import Meters
@@ -47,10 +48,11 @@ class Decoder:
         """
 
         def work() -> Row:
-            begun, seen = time.perf_counter(), data
+            begun, seen, allowed = time.perf_counter(), data, limits
             if condition is not None:
                 seen = degrade(data, condition, limits)
-            row = see(seen, policy, limits)
+                allowed = replace(limits, max_bytes=len(seen))  # a PNG is larger than what was sent
+            row = see(seen, policy, allowed)
             self._meters.decode.observe(time.perf_counter() - begun)
             return Row(facts={"sha256": hashlib.sha256(seen).hexdigest(), **row.facts}, crop=row.crop)
 

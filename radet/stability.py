@@ -8,6 +8,7 @@ from typing import Any
 from radet.degradations import degrade
 from radet.detector import Detector
 from radet.errors import ImageError
+from radet.images import Limits
 from radet.rows import Row, read_bytes, see
 from radet.score import Score
 
@@ -46,7 +47,8 @@ def _degraded(detector: Detector, data: bytes, condition: str) -> Score:
     """One at a time: only one copy in full size is held."""
     facts: dict[str, Any] = {"uri": condition}
     try:
-        row = see(degrade(data, condition), detector.config.crop)
+        copy = degrade(data, condition)
+        row = see(copy, detector.config.crop, Limits(max_bytes=len(copy)))  # a PNG may be larger than what was given
         row = Row(facts=facts | row.facts, crop=row.crop)
     except ImageError as error:
         row = Row(facts=facts | {"status": error.code, "error": error.message}, crop=None)

@@ -105,6 +105,9 @@ def test_caps_hold_before_a_picture_is_degraded(here: Service, limited: Any) -> 
     limited(max_pixels=30_000)  # three quarters of each side would fit
     body = encoded(photo(200, 200), "PNG")
     assert ask(f"{here.url}/v1/score?condition=resize:0.75", body=body).code == "too_many_pixels"
+    small = encoded(photo(200, 200), "JPEG")
+    limited(max_bytes=len(small))  # which the copy, a PNG, need not keep to
+    assert ask(f"{here.url}/v1/score?condition=noise:3", body=small).status == 200
 
 
 def test_bad_inputs_have_the_codes_that_a_scoring_run_gives_them(here: Service, tmp_path: Path) -> None:
