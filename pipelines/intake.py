@@ -78,9 +78,9 @@ async def read_one(request: Request, settings: FrontSettings) -> Item:
         raise RequestError("bad_request", "bytes are missing: `curl -d` drops some, `curl --data-binary` sends all")
     else:
         item = Item(data=body)
-    item = replace(
-        _identified(item, request.query_params.get("external_id")), condition=request.query_params.get("condition")
-    )
+    item = _identified(item, request.query_params.get("external_id"))
+    if (condition := request.query_params.get("condition")) is not None:
+        item = replace(item, condition=condition.replace(" ", "+"))  # as which a plus arrives that is not escaped
     if item.error is not None:
         raise item.error
     return item
