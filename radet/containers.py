@@ -127,6 +127,25 @@ def png_still(data: bytes) -> bytes:
     return b"".join(parts)
 
 
+def jpeg_mended(data: bytes, channels: int) -> bytes:
+    """The JPEG without what libjpeg only warns of before the first scan, and reads like this: bytes that belong to no
+    segment, another revision of JFIF, an unknown colour transform of Adobe's.
+
+    simplejpeg gives up at each of these, even where it is told not to be strict.
+    """
+    parts = [b"\xff\xd8"]
+    for marker, start, stop in _jpeg_segments(data):
+        if marker == 0xDA:
+            return b"".join([*parts, data[start - 4 :]])
+        segment = bytearray(data[start - 4 : stop])
+        if marker == 0xE0 and segment[4:9] == b"JFIF\0":
+            segment[9:10] = b"\1"
+        elif marker == 0xEE and segment[4:9] == b"Adobe" and segment[15:16] != b"\0":
+            segment[15:16] = b"\2" if channels == 4 else b"\1"
+        parts.append(bytes(segment))
+    return data
+
+
 def _jpeg(data: bytes) -> Container:
     width = height = channels = scans = 0
     complete, exif = False, b""

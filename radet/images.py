@@ -57,7 +57,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from radet.containers import Container, bounded, png_still, scan
+from radet.containers import Container, bounded, jpeg_mended, png_still, scan
 from radet.crop import CropPolicy
 from radet.errors import ImageError
 from radet.icc import to_srgb
@@ -267,7 +267,7 @@ def _decode_jpeg(data: bytes, container: Container) -> Pixels:
             raise ImageError("unsupported_format", f"JPEG: {message}") from error
         if not any(complaint in message for complaint in _HARMLESS):
             raise
-        pixels = simplejpeg.decode_jpeg(data, colorspace, strict=False)
+        pixels = simplejpeg.decode_jpeg(jpeg_mended(data, container.channels), colorspace, strict=False)
     if cmyk:
         height, width = pixels.shape[:2]
         return np.array(Image.frombuffer("CMYK", (width, height), 255 - pixels, "raw", "CMYK", 0, 1).convert("RGB"))

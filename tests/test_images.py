@@ -31,11 +31,13 @@ from radet.images import (
 
 from .bad_inputs import (
     bomb_png,
+    cmyk_photo,
     encoded,
     photo,
     png,
     rotated_exif,
     write_bad_inputs,
+    ycck_jpeg,
 )
 from .decoding import NATIVE, code_of, decode, distance, hamming, pillow_crop
 
@@ -105,10 +107,24 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_truncated():
     assert code_of(data[:table]) == "truncated"
 
 
-def test_bytes_between_jpeg_segments_are_harmless():
-    data = encoded(photo(), "JPEG", progressive=True)
-    noisy = data[:-2] + b"\0\0\0" + data[-2:]
-    assert np.array_equal(decode(noisy).crop, decode(data).crop)
+@pytest.mark.parametrize("kind", ["JFIF", "progressive", "Adobe", "CMYK", "YCCK"])
+def test_what_libjpeg_complains_of_and_yet_decodes_is_harmless(kind):
+    image = cmyk_photo() if kind in {"CMYK", "YCCK"} else photo()
+    data = ycck_jpeg(image) if kind == "YCCK" else encoded(image, "JPEG", progressive=kind == "progressive")
+    if kind == "Adobe":
+        data = data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1" + data[20:]
+    mark = max(data.find(name) for name in (b"JFIF\0", b"Adobe"))
+    table, scan = data.index(b"\xff\xdb"), data.index(b"\xff\xda")
+    odd = {
+        "stray bytes": data[:table] + b"\0\0\0" + data[table:-2] + b"\0\0\0" + data[-2:],
+        "JFIF 2.01": data[: mark + 5] + b"\2" + data[mark + 6 :],
+    }
+    if kind != "CMYK":  # as CMYK it has no transform, which is known
+        odd["transform 9"] = data[: mark + 11] + b"\x09" + data[mark + 12 :]
+    if kind == "JFIF":
+        odd["first coefficient 5"] = data[: scan + 11] + b"\5" + data[scan + 12 :]
+    for oddity, changed in odd.items():
+        assert np.array_equal(decode(changed).crop, decode(data).crop), oddity
 
 
 def test_a_jpeg_with_a_hole_behind_stray_bytes_is_still_refused():
