@@ -169,6 +169,8 @@ def _files() -> dict[str, tuple[str, bytes]]:
         "paper.pdf": ("unsupported_format", b"%PDF-1.7\n"),
         "picture.jxl": ("unsupported_format", b"\xff\x0a" + noise),
         "int32.tif": ("unsupported_format", encoded(Image.new("I", (64, 48), 9), "TIFF")),
+        "lab.tif": ("unsupported_format", encoded(Image.new("LAB", (64, 48)), "TIFF")),
+        "arithmetic-lossless.jpg": ("unsupported_format", jpeg.replace(b"\xff\xc0", b"\xff\xcb", 1)),
         "cut-in-header.jpg": ("truncated", jpeg[:100]),
         "cut-in-half.jpg": ("truncated", jpeg[: len(jpeg) // 2]),
         "cut-end-marker.jpg": ("truncated", jpeg[:-2]),

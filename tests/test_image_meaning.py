@@ -11,6 +11,7 @@ from PIL import Image
 from radet.images import (
     CropPolicy,
     decode_opened,
+    decode_pixels,
 )
 
 from .bad_inputs import (
@@ -55,6 +56,7 @@ def test_all_orientations_show_the_same_picture(kind, orientation, policy):
     reference = decode(encoded(upright, "PNG"), policy)
     assert (picture.header.width, picture.header.height) == (401, 300)
     assert distance(picture.crop, reference.crop) < (3 if kind == "AVIF" else 1.5)
+    assert distance(decode_pixels(encoded(stored, kind, **options)), upright) < 3
     assert hamming(picture.phash, reference.phash) <= 4
 
 
@@ -117,6 +119,15 @@ def test_what_the_first_frame_of_a_gif_leaves_of_its_canvas_is_white(transparent
     assert np.array_equal(decode(bytes(data), NATIVE).crop, expected[8:232, 8:232])
     with Image.open(io.BytesIO(data)) as opened:
         assert np.array_equal(decode_opened(opened, NATIVE).crop, expected[8:232, 8:232])
+
+
+def test_a_later_frame_of_an_opened_gif_lies_on_what_is_under_it():
+    frames = [Image.new("RGB", (240, 240), "red") for _ in range(2)]
+    frames[1].paste("blue", (100, 110, 160, 150))
+    with Image.open(io.BytesIO(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))) as opened:
+        opened.seek(1)
+        assert opened.dispose_extent != (0, 0, 240, 240)
+        assert distance(decode_opened(opened, NATIVE).crop, np.asarray(frames[1])[8:232, 8:232]) < 1
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 160, 0), (20, 30, 200), (255, 255, 255), (0, 0, 0)])
@@ -192,3 +203,5 @@ def test_profiles_are_converted_to_srgb(kind):
     assert np.abs(plain.astype(int) - colour).max() <= 3
     assert tagged[0, 0, 0] > colour[0] + 5  # the same numbers are a stronger red in a wider gamut
     assert tagged[0, 0, 1] < colour[1] - 5
+    whole = decode_pixels(encoded(image, kind, icc_profile=wide_gamut_profile(), **options.get(kind, {})))
+    assert distance(whole[0, 0], tagged[0, 0]) <= 1
