@@ -22,16 +22,19 @@ def test_zero_once_generated_pictures_drift_twice_as_much() -> None:
     margin = contrastive_margin(drift_sums(u, LABEL), gamma=1.0)
     assert margin.loss == pytest.approx(0.0, abs=1e-6)
     more = contrastive_margin(drift_sums(torch.tensor([0.01, 0.03, 0.01, 0.03, 0.03]), LABEL), gamma=1.0)
-    assert (more.loss, more.by_real, more.by_generated) == (0.0, 0.0, 0.0)
+    plain = contrastive_margin(drift_sums(u, LABEL), gamma=0.005, normalised=False)
+    for margin in (more, plain):
+        assert (margin.loss, margin.by_real, margin.by_generated) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("scale", [1, 2e-5])  # real pictures drift less than KAPPA
 @pytest.mark.parametrize("normalised", [True, False])
-def test_the_gradient_is_autograds(normalised: bool) -> None:
-    u = U.clone().requires_grad_()
+def test_the_gradient_is_autograds(normalised: bool, scale: float) -> None:
+    u = (scale * U).requires_grad_()
     u_r, u_f = u[LABEL == 0].mean(), u[LABEL == 1].mean()
     loss = torch.relu(2 - u_f / u_r.clamp_min(KAPPA)) if normalised else torch.relu(1 - (u_f - u_r))
     (expected,) = torch.autograd.grad(loss, u)
-    margin = contrastive_margin(drift_sums(U, LABEL), gamma=1.0, normalised=normalised)
+    margin = contrastive_margin(drift_sums(scale * U, LABEL), gamma=1.0, normalised=normalised)
     assert margin.loss == pytest.approx(loss.item())
     torch.testing.assert_close(margin.pull(LABEL).double(), expected)
 
@@ -42,8 +45,9 @@ def test_parts_add_up_to_the_whole() -> None:
 
 
 def test_a_batch_that_lacks_a_class_skips_the_term() -> None:
-    margin = contrastive_margin(drift_sums(U, torch.ones(5)), gamma=1.0)
-    assert (margin.loss, margin.by_generated) == (0.0, 0.0)
+    for label in (torch.ones(5), torch.zeros(5)):
+        margin = contrastive_margin(drift_sums(U, label), gamma=1.0)
+        assert (margin.loss, margin.by_real, margin.by_generated) == (0.0, 0.0, 0.0)
 
 
 def test_classification_weighs_the_branches() -> None:

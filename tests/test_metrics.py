@@ -36,6 +36,11 @@ def test_a_threshold_keeps_its_rate_and_no_smaller_one_does(fpr: float) -> None:
     assert (real > below).mean() > fpr
 
 
+def test_a_rate_of_a_whole_number_of_pictures_may_be_used_up() -> None:
+    assert 0.29 * 100 < 29, "as a computer multiplies"
+    assert threshold_at(np.arange(100), 0.29) == 70
+
+
 def test_intervals_of_a_share() -> None:
     low, high = share_interval(5, 100)
     assert (low, high) == (pytest.approx(0.0164, abs=1e-4), pytest.approx(0.1128, abs=1e-4))  # Clopper-Pearson tables
@@ -56,6 +61,7 @@ def test_calibration_error_of_an_honest_and_of_a_boastful_probability() -> None:
     label = RNG.random(20_000) < p
     assert expected_calibration_error(p, label) < 0.02
     assert expected_calibration_error(np.clip(p * 2, 0, 1), label) > 0.15
+    assert expected_calibration_error([0.1] * 20 + [0.9] * 40, [0, 1] * 30) == pytest.approx(0.4), "right on the whole"
     assert brier([1, 0, 0.5], [1, 0, 1]) == pytest.approx(0.25 / 3)
 
 

@@ -37,6 +37,7 @@ def test_weights_count_as_copies_do() -> None:
     score, label = draw(1, 60)
     score = np.round(score, 1)
     weight = np.random.default_rng(0).integers(0, 4, size=(3, 60)).astype(float)
+    weight[0, score == score.max()] = 0
     weighted = Ranking(score, label).figures(weight)
     for row, copies in enumerate(weight.astype(int)):
         alone = Ranking(np.repeat(score, copies), np.repeat(label, copies)).figures()
@@ -56,6 +57,8 @@ def test_without_one_class_there_is_no_figure() -> None:
 def test_intervals_are_seeded_and_cover_the_truth_as_often_as_they_say() -> None:
     score, label = draw(0)
     assert Ranking(score, label).intervals(draws=100) == Ranking(score, label).intervals(draws=100)
+    tied = Ranking(np.zeros(len(label)), label).intervals(draws=20)["ap"]
+    assert tied == pytest.approx([label.mean()] * 2), "every draw has as many pictures of each class"
     truth = 0.760250  # of two unit normals one apart: Phi(1 / sqrt 2)
     inside = 0
     for seed in range(300):
