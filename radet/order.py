@@ -37,7 +37,7 @@ def epoch_order(generated_N: NDArray[np.bool_], sources: Sequence[str], *, epoch
 
 def steps_in(pictures: int, global_batch: int) -> int:
     """Steps of an epoch. A remainder waits for another epoch's order; a corpus below one batch is one smaller step."""
-    return max(1, pictures // 2 * 2 // global_batch)
+    return max(1, pictures // global_batch)
 
 
 def portions(order: Indices, step: int, global_batch: int, micro_batch: int) -> list[Portion]:

@@ -182,15 +182,15 @@ def test_a_config_keeps_it(tmp_path: Path) -> None:
 
 
 def test_confusion_counts_by_hand() -> None:
-    named = ["a", "a", "b", None, "unknown", "a", "unknown", None, "a"]
-    sources = ["a", "a", "a", "a", "b", "new", "new", "camera", "b"]
-    counted = np.array([True, True, True, True, True, True, True, False, False])
+    named = ["a", "a", "b", None, "unknown", "a", "unknown", None, None, "a"]
+    sources = ["a", "a", "a", "a", "b", "New", "New", "New", "camera", "b"]
+    counted = np.array([True, True, True, True, True, True, True, True, False, False])
     found = confusion(named, counted, sources, ("a", "b"))
     assert found["columns"] == ["a", "b", "unknown", "real"]
     assert found["rows"] == [
         {"name": "a", "known": True, "counts": [2, 1, 0, 1]},
         {"name": "b", "known": True, "counts": [0, 0, 1, 0]},
-        {"name": "new", "known": False, "counts": [1, 0, 1, 0]},
+        {"name": "New", "known": False, "counts": [1, 0, 1, 1]},
     ]
     assert found["accuracy"] == pytest.approx(2 / 4)
     assert found["unseen_unknown"] == pytest.approx(1 / 2)

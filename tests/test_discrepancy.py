@@ -46,6 +46,13 @@ def test_drift_is_the_mean_within_a_group_and_the_least_group_by_cosine():
     assert torch.allclose(drift.layers[:, 0], torch.where(winner, cosine_drift(short[3], short[4]), first_layer))
 
 
+def test_drift_is_computed_in_fp64_whatever_the_encoder_gives():
+    looks = [Look(torch.from_numpy(RNG.normal(size=(5, 8))).float(), ()) for _ in range(2)]
+    exact = [Look(look.z.double(), ()) for look in looks]
+    found, expected = (measure_drift(each, (((0, 1),),)) for each in (looks, exact))
+    assert all(torch.equal(a, b) and a.dtype == torch.float64 for a, b in zip(found, expected, strict=True))
+
+
 def correlated(n, d):
     return RNG.normal(size=(n, d)) @ RNG.normal(size=(d, d)) + 5
 
@@ -65,6 +72,14 @@ def test_ledoit_wolf_follows_its_definition():
 
 def test_ledoit_wolf_is_invertible_with_fewer_samples_than_dimensions():
     assert np.linalg.eigvalsh(ledoit_wolf(correlated(5, 30))).min() > 0
+
+
+def test_ledoit_wolf_shrinks_no_further_than_to_its_target():
+    """The samples' covariance is all but isotropic, yet of as few samples as dimensions."""
+    x = np.concatenate([np.eye(12), -np.eye(12)])
+    x[0] *= 1.01
+    found = ledoit_wolf(x)
+    assert np.allclose(found, found.trace() / 12 * np.eye(12))
 
 
 def test_mahalanobis_equals_the_explicit_inverse_where_the_spectrum_allows():
@@ -93,6 +108,13 @@ def test_mahalanobis_is_about_one_on_the_pictures_it_was_fitted_on():
     m2 = FrozenGaussian.fit(x, leading=29).mahalanobis(torch.from_numpy(x))
     assert m2.mean().item() == pytest.approx(1, abs=0.15)
     assert m2.min() >= 0
+
+
+def test_mahalanobis_of_what_lies_along_the_leading_directions_is_no_less_than_nothing():
+    """In fp32 those are a little longer or shorter than one."""
+    longer = torch.tensor([[1.000001], [0.0]])
+    gaussian = FrozenGaussian(torch.zeros(2), longer, torch.tensor([1e4]), torch.tensor(1e-6))
+    assert gaussian.mahalanobis(torch.tensor([[1.0, 0.0]]).double()).item() == pytest.approx(1e-4 / 2, rel=1e-3)
 
 
 def test_mahalanobis_has_no_unit():

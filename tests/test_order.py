@@ -14,6 +14,8 @@ def test_real_and_generated_take_turns() -> None:
     assert len(order) == 160
     assert not GENERATED[order[::2]].any()
     assert GENERATED[order[1::2]].all()
+    real = order[::2]  # 60 pictures for 80 places
+    assert np.mean(real[1:] == real[:-1]) < 0.1, "a picture that comes twice does not come at once"
 
 
 def test_an_order_is_a_function_of_seed_and_epoch() -> None:

@@ -58,7 +58,7 @@ def test_the_shift_of_a_linear_map_is_its_first_order() -> None:
 def test_the_bound_is_the_formula() -> None:
     generated = np.array([True, True, False, False])
     found = bound_shift(0.1, [8.0, 10.0, 2.0, 4.0], [0.3, 0.5, 0.1, 0.1], generated, 0.5, seed=0)
-    assert found.energy_gap.value == pytest.approx(6.0)
+    assert found.energy_gap == pytest.approx((6.0, 4.0, 8.0)), "from 8 - 4 to 10 - 2, each drawn one time in 16"
     assert found.first_order == pytest.approx(0.06)
     assert found.measured.value == pytest.approx(0.3)
     assert found.divergence == pytest.approx(0.25), "half of the symmetric one"
@@ -75,3 +75,5 @@ def test_equal_distributions_leave_the_first_order_alone() -> None:
     assert found.bound == pytest.approx(found.first_order)
     assert found.informative
     assert found.largest_range == math.inf
+    turned = bound_shift(0.1, [8.0, 10.0, 2.0, 4.0], [0.3, 0.5, 0.1, 0.1], ~generated, 0.5, seed=0)
+    assert turned.first_order < 0 == turned.largest_range
