@@ -272,7 +272,7 @@ class DetectorConfig:
         """
         file = folder / "config.json"
         try:
-            data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            data = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ModelError("weights_missing", f"{folder} is no checkpoint: it has no config.json") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -385,7 +385,3 @@ def _with_degraded(data: object) -> object:
         if isinstance(threshold, dict):
             threshold.setdefault("degraded", [])
     return data
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")

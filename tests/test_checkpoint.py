@@ -118,11 +118,27 @@ def test_a_layer_that_the_encoder_has_not_is_refused(tmp_path):
     assert spoiled(tmp_path, point_beyond) == "config_invalid"
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_the_folder_and_the_detector_from_it_have_one_id(lite, tmp_path, metadata):
+def turned_round(data):
+    """The same tensors, the last of them first."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header, parts, end = {}, [], 0
+    for name, tensor in reversed(json.loads(data[8:start]).items()):
+        first, last = (start + offset for offset in tensor["data_offsets"])
+        header[name] = tensor | {"data_offsets": [end, end + last - first]}
+        parts.append(data[first:last])
+        end += last - first
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(parts)
+
+
+@pytest.mark.parametrize("how", ["plain", "metadata", "another order"])
+def test_the_folder_and_the_detector_from_it_have_one_id(lite, tmp_path, how):
     """As it is, and written again by another tool."""
     folder = Path(shutil.copytree(LITE, tmp_path / "again"))
-    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata=metadata)
+    file = folder / "model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt"} if how == "metadata" else None)
+    if how == "another order":
+        file.write_bytes(turned_round(file.read_bytes()))
     assert model_id(folder) == Detector.from_pretrained(folder).model_id == lite.model_id
 
 

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 import radet
@@ -68,7 +70,9 @@ def test_json_round_trip_is_identity(checkpoint):
         ({"encoder__mean": [0.5, 0.5, "x"]}, "encoder.mean[2] must be a number"),
         ({"encoder__name": None}, "encoder.name must be text, in quotes if need be, not null"),
         ({"encoder__weights": "../other/model.safetensors"}, "must not contain '..'"),
+        ({"encoder__weights": "towers/../../other.safetensors"}, "must not contain '..'"),
         ({"encoder__std": [0.5, 0, 0.5]}, "every std > 0"),
+        ({"encoder__dim": 1}, "dim must be from 2 to"),
         ({"probe__sigma": 0}, "sigma and blur_sigma must be > 0"),
         ({"probe__blur_size": 4}, "blur_size must be odd"),
         ({"reference__log_drift_std": 0.0}, "must be > 0"),
@@ -77,11 +81,19 @@ def test_json_round_trip_is_identity(checkpoint):
         ({"probe__draws": 10**9}, "draws must be from 1 to 256"),
         ({"probe__seed": 2**200}, "seed >= 0 and below 2^63"),
         ({"probe__width": 8 * 10**9}, "width a multiple of 8 up to"),
+        ({"probe__width": 12}, "width a multiple of 8 up to"),
+        ({"probe__eps": 1.5}, "eps must be in (0, 1]"),
         ({"probe__blur_size": 10**9 + 1}, "odd and from 3 to 255"),
         ({"heads__hidden": 10**14}, "hidden and token_dims must be from 1"),
         ({"heads__token_dims": [-1] * 7}, "hidden and token_dims must be from 1"),
         ({"heads__scalars": -1}, "scalars must be from 0"),
         ({"heads__lowlevel_width": 8 * 10**9}, "lowlevel_width must be a multiple of 8 up to"),
+        ({"heads__token_dims": [1] * 6}, "layers and token_dims must be as many"),
+        ({"heads__branches": ["semantic", "lowlevel", "semantic"]}, "branches must name one branch at least, and none"),
+        ({"heads": None}, "a learned probe needs heads"),
+        ({"verdict": None}, "calibration and verdict go together"),
+        ({"verdict__generated_above": 1.5}, "real_below <= generated_above <= 1 must hold"),
+        ({"calibration__real": [0.5, 0.4] + [0.6] * 19}, "calibration.real must be 21 numbers that do not fall"),
         ({"heads__layers": [0, 1, 2, 3, 4, 5, -1]}, "layers must be >= 0, and none twice"),
         ({"heads__layers": [0, 1, 2, 3, 4, 5, 5]}, "layers must be >= 0, and none twice"),
         ({"crop__size": 200}, "crop.size must be a multiple of 16 with the probe drp, not 200"),
@@ -101,12 +113,13 @@ def test_a_wrong_config_is_refused_in_one_line_that_names_file_and_key(checkpoin
     assert "\n" not in caught.value.message
 
 
-def test_a_number_that_is_infinite_once_it_is_read_is_refused(checkpoint):
+def test_a_number_that_is_not_finite_once_it_is_read_is_refused(checkpoint):
     file = checkpoint / "config.json"
     scale = json.loads(file.read_text())["calibration"]["scale"]
-    file.write_text(file.read_text().replace(f'"scale": {scale}', '"scale": 1e999'))
-    with pytest.raises(ModelError, match=r"calibration\.scale must be a finite number"):
-        model_id(checkpoint)
+    for infinite in ("1e999", "Infinity", "NaN"):
+        file.write_text((LITE / "config.json").read_text().replace(f'"scale": {scale}', f'"scale": {infinite}'))
+        with pytest.raises(ModelError, match=r"calibration\.scale must be a finite number"):
+            model_id(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["log_drift_mean", "log_drift_std", "median_drift"])
@@ -169,12 +182,25 @@ def test_hub_checkpoints_come_from_the_hub_cache(tmp_path):
         assert absent.stderr.splitlines()[-1].startswith("radet.errors.ModelError: hf://org/absent cannot be fetched")
 
 
+def test_neither_code_nor_pickle_is_fetched_from_the_hub(monkeypatch):
+    """The hub tells by these patterns which files of a repository it fetches."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, allow_patterns: asked.append(allow_patterns))
+    with pytest.raises(TypeError):  # it has no folder to give
+        resolve("hf://org/name")
+    files = ("config.json", "golden.json", "model.safetensors", "README.md", "modeling.py", "weights.bin", "a.pkl")
+    fetched = [file for file in files if any(fnmatch(file, pattern) for pattern in asked[0])]
+    assert fetched == ["config.json", "golden.json", "model.safetensors", "README.md"]
+
+
 def test_model_id_changes_with_what_changes_a_score_and_with_nothing_else(checkpoint):
     before = model_id(checkpoint)
     assert before == model_id(LITE)
     assert len(before) == 16
     int(before, 16)
     edit(checkpoint, name="other", description="other", encoder__weights="other.safetensors", reference__source="other")
+    told = {"calibration__fitted_on": "other", "calibration__real": [0.1] * 21, "calibration__generated": [0.9] * 21}
+    edit(checkpoint, **told, reference__quantiles=[0.01] * 21)
     assert model_id(checkpoint) == before
     seen = {before, model_id(checkpoint, precision="bf16")}
     for change in ({"probe__seed": 1}, {"encoder__sha256": "0"}, {"crop__resize": 224}, {"reference__images": 7}):

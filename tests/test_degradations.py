@@ -12,7 +12,7 @@ from pipelines.degraded import degraded, split
 from pipelines.fetch import Fetcher
 from radet.degradations import NEUTRAL, SUITES, Condition, conditions, degrade
 from radet.errors import ConfigError, ImageError
-from radet.images import Pixels, decode_pixels
+from radet.images import Pixels, decode_pixels, scale_pixels
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,21 @@ def test_blur_and_noise_have_the_stated_deviation(picture: Pixels) -> None:
     assert np.abs(apply("blur:2", picture)[20:-20, 20:-20] - expected[20:-20, 20:-20]).mean() < 1.5
     grey = np.full((100, 100, 3), 128, np.uint8)
     assert apply("noise:8", grey).std() == pytest.approx(8, rel=0.03)
+    assert apply("noise:8", grey).mean() == pytest.approx(128, abs=0.2)
+    for level, expected in ((0, 3.2), (255, 251.8)):  # half of it is cut off: 8 / sqrt(2 pi) are left
+        assert apply("noise:8", np.full_like(grey, level)).mean() == pytest.approx(expected, abs=0.2)
     assert not np.array_equal(apply("noise:8", grey, 1), apply("noise:8", grey, 2))
 
 
 def test_sizes(picture: Pixels) -> None:
     assert apply("resize:0.5", picture).shape == (75, 100, 3)
     assert apply("resize:2", picture).shape == (300, 400, 3)
-    assert apply("thumbnail:50", picture).shape == picture.shape
+    assert apply("resize:0.5", picture[:1]).shape == (1, 100, 3)
+    assert apply("resize:2", picture[:2].repeat(16, axis=1)).shape == (3, 4096, 3), "as large as is allowed"
+    assert apply("resize:0.5", picture[:2].repeat(50, axis=1)).shape == (1, 5000, 3), "which is about enlarging"
+    assert np.array_equal(apply("thumbnail:50", picture), scale_pixels(scale_pixels(picture, 50, 67), 150, 200))
     assert np.array_equal(apply("thumbnail:4096", picture), picture)
-    assert apply("square:64", picture).shape == (64, 64, 3)
+    assert np.array_equal(apply("square:64", picture), scale_pixels(picture[:, 25:175], 64, 64))
     assert apply(f"{NEUTRAL}+resize:0.5", picture).shape == (128, 128, 3)
 
 

@@ -38,7 +38,7 @@ def test_the_shipped_recipes_read(file: Path) -> None:
         (GOOD + "seed: -1\n", "seed >= 0"),
         (GOOD + "seed: 10000000000000000000000\n", "seed >= 0"),
         (GOOD + "branch_weight: -3.0\n", "branch_weight must be >= 0"),
-        (GOOD + "dropout: 1.5\n", "dropout in [0, 1)"),
+        (GOOD + "dropout: 1.0\n", "dropout in [0, 1)"),
         (GOOD + "lowlevel_width: 12\n", "lowlevel_width must be a multiple of 8"),
         (GOOD + "branches: []\n", "branches must name one"),
         (GOOD + "layers: [1, 1]\n", "layers must be >= 0, and none twice"),
