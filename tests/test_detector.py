@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from radet import ConfigError, Detector, Evidence
+from radet import ConfigError, Detector, Evidence, ModelError
 from radet.config import DetectorConfig, ProbeConfig, resolve
 from radet.fit import fit_reference
 from radet.selftest import pictures
@@ -234,6 +234,15 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 """
     passive = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # or its threads would spin where others want the cores
     subprocess.run([sys.executable, "-c", code], input=png(data.chelsea()), env=passive, check=True, timeout=240)
+
+
+def test_a_score_that_is_no_number_is_an_error_rather_than_evidence(lite, crops):
+    detector = copy.deepcopy(lite)
+    with torch.no_grad():
+        detector.heads.bias.fill_(torch.nan)
+    with pytest.raises(ModelError, match="no finite number") as caught:
+        detector.evidence(crops[:1])
+    assert caught.value.code == "numeric_selftest_failed"
 
 
 def test_no_crop_is_no_evidence_rather_than_an_error(lite):
