@@ -335,10 +335,11 @@ def test_what_a_forced_run_has_committed_is_not_undone_by_an_older_run_that_was_
     assert index.admit(0, [(digest("a", "a"), V)]) == [True]
     forced.stage(run, block(row("a", "5")))
     commit(forced, index, run)
-    ledger, index, later = open_run(url, tmp_path, ["a", "b"])
-    assert index.counts()[:3] == (0, 1, 1)
-    assert commit(ledger, index, later)["rows"] == 1
-    assert rows_of(url) == {"a": 5.0, "b": 2.0}
+    ledger.stage(new_run_id(), block(row("c", "3")))  # and another one is killed after it
+    ledger, index, later = open_run(url, tmp_path, ["a", "b", "c"])
+    assert index.counts()[:3] == (0, 1, 2)
+    assert commit(ledger, index, later)["rows"] == 2
+    assert rows_of(url) == {"a": 5.0, "b": 2.0, "c": 3.0}
 
 
 def test_a_forced_run_does_not_take_up_what_a_later_run_has_done(tmp_path: Path) -> None:
