@@ -115,11 +115,15 @@ def test_scores_of_different_models_are_not_compared(write: Write, tmp_path: Pat
         compare(one, two)
     write("b", RUN[3], p)
     assert compare(one, str(tmp_path / "b")).model_id == "m1"
+    write("a", RUN[4], p, model="m2")
+    assert [compare(*map(str, (tmp_path / x, tmp_path / y))).model_id for x, y in ("ab", "ba")] == ["m1", "m2"]
     with pytest.raises(ConfigError, match="no committed run"):
         compare(str(tmp_path / "a" / "_runs" / f"{RUN[9]}.json"), two)
 
 
-def test_a_night_is_compared_with_the_last_one_that_says_something(write: Write, tmp_path: Path) -> None:
+def test_a_night_is_compared_with_the_last_one_that_says_something(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(4)
     out = str(tmp_path / "a")
 
@@ -137,6 +141,12 @@ def test_a_night_is_compared_with_the_last_one_that_says_something(write: Write,
     shifted = night(RUN[5], rng.beta(5, 2, 300))
     assert shifted is not None
     assert (shifted.earlier, shifted.comparison.notable) == (RUN[3], True)
+    monkeypatch.setattr("pipelines.compare._MOST", 299)
+    assert night(RUN[6], rng.beta(5, 2, 200)) is None, "those before are too large to be read in passing"
+    assert night(RUN[7], rng.beta(5, 2, 300)) is None, "so is this one"
+    small = night(RUN[8], rng.beta(5, 2, 200))
+    assert small is not None
+    assert small.earlier == RUN[6]
 
 
 def test_an_output_without_rows_is_no_trace(write: Write, tmp_path: Path) -> None:
