@@ -181,7 +181,7 @@ class Index:
     def skip_container(self, key: bytes, version: bytes) -> bool:
         """Whether an earlier run read the same version of this container to its end."""
         with self._lock:
-            done = self._one("SELECT version, count FROM done WHERE key = ? AND staged = 0", key)
+            done = self._one("SELECT version, count FROM done WHERE key = ?", key)
             if done is None or done[0] != version:
                 return False
             self._unchanged += done[1]

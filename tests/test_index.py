@@ -76,6 +76,7 @@ def test_a_staged_input_that_changed_is_done_again_and_counted_once(tmp_path: Pa
     index.add_staged("r1", [(known(A, V1), SCORED), (known(A, V1), SCORED)])
     assert index.expected == 1
     assert index.admit(0, [(A, V2)]) == [True]
+    assert index.claim([(SHA1, A)]) == [SCORED], "no committed run has its row"
     assert index.expected == 1
 
 
