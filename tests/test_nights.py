@@ -184,6 +184,15 @@ def test_what_a_killed_night_has_done_of_an_archive_is_done_again_where_that_was
     assert nights.rows() == corpus.expected()
 
 
+def test_what_has_not_changed_is_not_opened_again(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = Nights(corpus.src, tmp_path / "out")
+    nights.run()
+    monkeypatch.delattr(Loader, "load")
+    assert nights.run()[:2] == (0, len(corpus.contents))
+
+
 def test_nights_with_a_limit_get_through_a_corpus(corpus: Corpus, tmp_path: Path) -> None:
     nights = Nights(corpus.src, tmp_path / "out")
     assert [nights.run(limit=5).new for _ in range(4)] == [5, 5, 2, 0]
