@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.coordinator import Coordinator, Request
 from pipelines.items import Shard
+from radet.errors import ConfigError
 
 
 def test_nothing_is_left_on_disk_however_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +69,9 @@ def test_rows_of_parquet_are_known_and_those_of_a_tar_are_not(tmp_path: Path) ->
         for _ in range(2):
             coordinator.finish_container(shard.container[0], "v", 0)
     assert not coordinator.progress().listing
+
+
+def test_a_listing_that_fails_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri\n" + "a.jpg\n" * 100 + '"b".jpg\n')
+    with pytest.raises(ConfigError, match=r"m\.csv, line 102: "):
+        _opened(tmp_path / "m.csv", tmp_path / "out")
