@@ -94,6 +94,8 @@ def test_the_limit_counts_what_an_interrupted_run_has_staged(tmp_path: Path) -> 
     index.add_staged("r1", [(known(A, V1), SCORED)])
     assert index.admit(0, [(A, V1), (B, V1), (C, V1)]) == [False, True, False]
     assert index.limit_reached
+    assert index.wants(0, 2), "a task that is tried again has to do B again"
+    assert not index.wants(2, 9)
 
 
 def test_containers_of_the_same_version_are_skipped(tmp_path: Path) -> None:
