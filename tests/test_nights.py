@@ -193,6 +193,29 @@ def test_what_has_not_changed_is_not_opened_again(
     assert nights.run()[:2] == (0, len(corpus.contents))
 
 
+@pytest.mark.parametrize("corpus", ["tar"], indirect=True)
+def test_an_archive_that_was_gone_for_a_night_is_read_when_it_is_back_as_it_was(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = Nights(corpus.src, tmp_path / "out")
+    with monkeypatch.context() as away:
+        away.setattr("pipelines.tars._open", lambda _: os.stat(tmp_path / "gone"))
+        nights.run()
+    assert [status for status, _, _ in nights.rows().values()] == ["not_found"]
+    nights.run()
+    assert nights.rows().items() >= corpus.expected().items()
+
+
+def test_of_a_list_only_files_that_have_changed_are_read_again(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(content(number))
+    (tmp_path / "list.csv").write_text("uri\n0.png\n1.png\n2.png\n")
+    nights = Nights(tmp_path / "list.csv", tmp_path / "out")
+    assert nights.run()[:2] == (3, 0)
+    (tmp_path / "1.png").write_bytes(content(9))
+    assert nights.run()[:2] == (1, 2)
+
+
 def test_nights_with_a_limit_get_through_a_corpus(corpus: Corpus, tmp_path: Path) -> None:
     nights = Nights(corpus.src, tmp_path / "out")
     assert [nights.run(limit=5).new for _ in range(4)] == [5, 5, 2, 0]
