@@ -188,6 +188,7 @@ def test_what_has_not_changed_is_not_opened_again(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = Nights(corpus.src, tmp_path / "out")
+    nights.run(killed_after=2)
     nights.run()
     monkeypatch.delattr(Loader, "load")
     assert nights.run()[:2] == (0, len(corpus.contents))
