@@ -76,8 +76,9 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     assert one.admit("second").name == "b"
     with pytest.raises(RequestError):
         one.admit("first")
-    for text in ("half a li", "# being written\n", "", f"a:{sha('')}\n"):
+    for text in ("half a li", "# being written\n", "", f"ab:{sha('')}\n"):
         file.write_text(text)
+        os.utime(file, ns=(1, 1))  # as where clocks are coarse: another size will do
         for _ in range(3):
             clock.now += 5
             assert one.admit("second").name == "b"
@@ -146,6 +147,11 @@ def test_a_minutes_worth_may_come_at_once_then_it_drips(door: Callable[..., Door
     assert caught.value.retry_after_s == pytest.approx(1.0)
     clock.now += 1
     one.spend(caller, 1, None)
+    clock.now += 3600  # of which no more than a minute counts
+    for _ in range(60):
+        one.spend(caller, 1, None)
+    with pytest.raises(RequestError):
+        one.spend(caller, 1, None)
     other = one.admit("second")
     one.spend(other, 1000, None)  # a key without a rate of its own takes the settings'
     one.spend(other, 2, 2.0)
