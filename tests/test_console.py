@@ -75,6 +75,7 @@ def test_nights_are_told_apart_by_what_has_shifted(out: io.StringIO) -> None:
     shifted = Shift(value="drift_cosine", psi=0.7, chance=1e-9, **rest)  # type: ignore[arg-type]
     for shifts in ([steady], [steady, shifted]):
         comparison = Comparison(model_id="m", rows=(900, 900), shifts=shifts, statuses={}, verdicts={})
+        assert comparison.notable == (shifted in shifts)
         show_nights(Console(file=out, width=120), Nights(earlier="a", later="b", comparison=comparison), "o t/")
     first, second, third = out.getvalue().splitlines()
     assert first == "Against the run before, 900 then 900 rows: p_generated PSI 0.012: steady"
