@@ -8,19 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from jobs.lines import Lines
+from jobs.options import Data, Device, Model
 from jobs.stop import Stop
 
 _BROKEN_SHOWN = 20
 
 
 def analyze(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
-    ],
+    data: Data,
     out: Annotated[str, typer.Option(help="Where the findings go: a folder or s3://bucket/prefix.")],
-    model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
+    model: Model = "radet-lite",
     reference: Annotated[
         str | None,
         typer.Option(
@@ -31,7 +28,7 @@ def analyze(
     limit: Annotated[
         int, typer.Option(min=4, help="Analyse at most so many pictures: half of each class, sources in turn.")
     ] = 400,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Ask where a detector's evidence comes from, and whether it holds.
 

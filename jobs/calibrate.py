@@ -6,18 +6,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.options import Address, AllowHttp, Data, Model, NewCheckpoint, Workers
 from jobs.stop import Stop
 from radet.config import DetectorConfig
 
 
 def calibrate(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
-    ],
-    out: Annotated[str, typer.Option(help="The folder of the new checkpoint; it is to be empty, or not there yet.")],
-    model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
+    data: Data,
+    out: NewCheckpoint,
+    model: Model = "radet-lite",
     fpr: Annotated[
         list[float] | None,
         typer.Option(help="A false-positive rate to give a threshold for; may be repeated. Verdicts keep the largest."),
@@ -28,14 +25,9 @@ def calibrate(
     evaluation: Annotated[
         str | None, typer.Option(help="The OUT of an evaluation of DATA: what it has scored is not scored again.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
-    ] = False,
+    address: Address = None,
+    workers: Workers = None,
+    allow_http: AllowHttp = False,
 ) -> None:
     """Fit probability, thresholds and verdicts on your own pictures.
 

@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.options import Address, AllowHttp, BatchSize, Data, Workers
 from jobs.stop import SCORES_ARE_KEPT, Stop
 
 
 def evaluate(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
-    ],
+    data: Data,
     out: Annotated[str, typer.Option(help="Where tables and report go: a folder or s3://bucket/prefix.")],
     model: Annotated[
         list[str] | None, typer.Option(help="A detector to evaluate; repeat it for several. Default: radet-lite.")
@@ -31,17 +30,10 @@ def evaluate(
         str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many pictures, drawn from all.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Scoring processes.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a detector is given at once; default: 256 on a GPU, else 32.")
-    ] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
-    ] = False,
+    address: Address = None,
+    workers: Workers = None,
+    batch_size: BatchSize = None,
+    allow_http: AllowHttp = False,
 ) -> None:
     """Measure detectors on labelled pictures: how good, on which generators, after which degradations, at what rate of
     false positives.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jobs.options import Model
 from radet.errors import ConfigError, FetchError, ImageError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ def explain(
     out: Annotated[
         str, typer.Option(help="A folder for NAME.png and NAME.json of each picture; what is there already stays.")
     ],
-    model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
+    model: Model = "radet-lite",
     suite: Annotated[
         str | None,
         typer.Option(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
+from jobs.options import Device, ModelArgument, NewCheckpoint
 from radet.config import (
     DetectorConfig,
     EncoderConfig,
@@ -45,11 +46,9 @@ def list_models() -> None:
 
 @models.command()
 def selftest(
-    model: Annotated[
-        str, typer.Argument(help="A bundled name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
+    model: ModelArgument = "radet-lite",
     precision: Annotated[Precision | None, typer.Option(help="Default: the checkpoint's own.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Check a detector on this machine: its golden scores, and the drift floor of its precision.
 
@@ -74,11 +73,9 @@ def selftest(
 
 @models.command()
 def convert(
-    model: Annotated[
-        str, typer.Argument(help="A bundled name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ],
+    model: ModelArgument,
     precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")],
-    out: Annotated[str, typer.Option(help="The checkpoint folder to make; it is to be empty, or not there yet.")],
+    out: NewCheckpoint,
 ) -> None:
     """Write a detector again in another precision: a checkpoint of its own, with its own id, that every command takes.
 
@@ -117,7 +114,7 @@ def convert(
 
 @models.command()
 def fit(
-    out: Annotated[str, typer.Option(help="The checkpoint folder to make; it is to be empty, or not there yet.")],
+    out: NewCheckpoint,
     real: Annotated[Path, typer.Option(help="A folder of real photographs, the more kinds of cameras the better.")],
     family: Annotated[Family, typer.Option(help="The library that builds the encoder.")],
     encoder: Annotated[str, typer.Option(help="Its name there, e.g. ViT-B-16-quickgelu.")],

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.options import Address, AllowHttp, BatchSize, Model, Workers
 from jobs.stop import SCORES_ARE_KEPT, Stop
 from radet.errors import RadetError
 
@@ -20,13 +21,8 @@ def score(
         ),
     ],
     out: Annotated[str, typer.Option(help="Where the scores go: a folder or s3://bucket/prefix.")],
-    model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
-    ] = None,
+    model: Model = "radet-lite",
+    address: Address = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -39,15 +35,9 @@ def score(
     column: Annotated[
         str | None, typer.Option(help="The column with the image bytes or uris, where the name does not tell.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Scoring processes; default: one per GPU, else one per CPU core.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images the detector is given at once; default: 256 on a GPU, else 32.")
-    ] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Read http(s) uris, from public addresses only.")
-    ] = False,
+    workers: Workers = None,
+    batch_size: BatchSize = None,
+    allow_http: AllowHttp = False,
     rescore: Annotated[bool, typer.Option("--rescore", help="Score everything again, changed or not.")] = False,
     max_failed: Annotated[
         float | None,

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from jobs.haproxy import apart
+from jobs.options import Address, Model
 from jobs.ports import place, require_free
 from jobs.spans import span
 from jobs.stop import Stop
@@ -29,9 +30,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
-    model: Annotated[
-        str, typer.Option(help="A bundled model's name, a checkpoint folder, s3://bucket/prefix or hf://org/name.")
-    ] = "radet-lite",
+    model: Model = "radet-lite",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network interface.")] = "127.0.0.1",
     replicas: Annotated[str, typer.Option(help="Scorers: a number, or LEAST:MOST to scale with the load.")] = "1",
@@ -47,10 +46,7 @@ def serve(
             "half before a GPU. Its own counts are then open to the network, at ports 8404 and 9101, or free ones.",
         ),
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Answer over HTTP, until stopped: POST /v1/score, a page at /, documentation at /docs.
 

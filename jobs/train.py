@@ -6,15 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.options import Address, Data
 from jobs.shipped import RECIPES, here_or_shipped
 from jobs.spans import span
 from jobs.stop import Stop
 
 
 def train(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A tree of GENERATOR/0_real and GENERATOR/1_fake, or a manifest.")
-    ],
+    data: Data,
     val: Annotated[str, typer.Option(help="Other pictures of the same form: they choose epoch and thresholds.")],
     config: Annotated[Path, typer.Option(help=f"The recipe: a YAML file, or one of {', '.join(RECIPES)}.")],
     out: Annotated[str, typer.Option(help="The checkpoint: a folder or s3://bucket/prefix.")],
@@ -26,10 +25,7 @@ def train(
         ),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster: auto on one of its nodes, else HEAD:6379. Without it one is started here."),
-    ] = None,
+    address: Address = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that OUT holds.")] = False,
 ) -> None:
     """Train a detector and calibrate it.
