@@ -17,10 +17,16 @@ def calibrate(
     model: Model = "radet-lite",
     fpr: Annotated[
         list[float] | None,
-        typer.Option(help="A false-positive rate to give a threshold for; may be repeated. Verdicts keep the largest."),
+        typer.Option(
+            help="A false-positive rate to give a threshold for; may be repeated. Verdicts keep the largest. Default: "
+            "0.01, 0.03 and 0.05."
+        ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Keep the rates after these degradations too, named as for radet evaluate: resize,jpeg.")
+        str,
+        typer.Option(
+            help="Keep the rates after these degradations too, such as resize,jpeg: see radet evaluate --help."
+        ),
     ] = "clean",
     evaluation: Annotated[
         str | None, typer.Option(help="The OUT of an evaluation of DATA: what it has scored is not scored again.")

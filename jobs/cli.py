@@ -28,7 +28,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Detect AI-generated images by how much a frozen encoder's view of them drifts when they are perturbed.",
+    help="Detect AI-generated images by how much a frozen encoder's view of them drifts when they are perturbed.\n\n"
+    "Begin with [bold]radet score photos/ --out scores/[/bold], where photos/ is a folder of pictures. "
+    "[bold]radet COMMAND --help[/bold] has examples.",
 )
 _console = Console(stderr=True, highlight=False, markup=False)
 

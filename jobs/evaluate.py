@@ -13,21 +13,35 @@ def evaluate(
     data: Data,
     out: Annotated[str, typer.Option(help="Where tables and report go: a folder or s3://bucket/prefix.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="A detector to evaluate; repeat it for several. Default: radet-lite.")
+        list[str] | None,
+        typer.Option(
+            help="A detector to evaluate, named as for radet score; repeat it for several. Default: radet-lite."
+        ),
     ] = None,
     peers: Annotated[
         list[str] | None,
-        typer.Option(help="Evaluate published methods too, on this model's encoder; may be repeated."),
+        typer.Option(
+            help="Evaluate published methods too (RIGID, MINDER, contrastive blur, WaRPAD's direction, linear probe), "
+            "on this model's encoder; may be repeated."
+        ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Degradations: clean,jpeg,blur,webp,resize,thumbnail,social,noise, or e.g. jpeg:60.")
+        str,
+        typer.Option(
+            help="Degradations, with commas between: clean, jpeg, blur, webp, resize, thumbnail, social, noise, or one "
+            "strength such as jpeg:60."
+        ),
     ] = "clean",
     format_neutral: Annotated[
         bool,
         typer.Option("--format-neutral", help="Everything once more, all pictures resized and saved as JPEG alike."),
     ] = False,
     groups: Annotated[
-        str | None, typer.Option(help="A manifest (.csv) with a uri and a pair_group column; default: the folders.")
+        str | None,
+        typer.Option(
+            help="Which real and generated pictures show the same kind of thing, to be told apart among themselves: a "
+            "manifest (.csv) with a uri and a pair_group column. Default: those of one folder."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many pictures, drawn from all.")] = None,
     address: Address = None,

@@ -37,7 +37,7 @@ _MEANS_AND_STDS = {
 
 @models.command("list")
 def list_models() -> None:
-    """The detectors that ship with radet."""
+    """List the detectors that ship with radet."""
     for name in bundled():
         config = DetectorConfig.read(resolve(name))
         told = Text.assemble((name, "bold"), f" {model_id(resolve(name))}  {config.description}")
@@ -117,18 +117,35 @@ def fit(
     out: NewCheckpoint,
     real: Annotated[Path, typer.Option(help="A folder of real photographs, the more kinds of cameras the better.")],
     family: Annotated[Family, typer.Option(help="The library that builds the encoder.")],
-    encoder: Annotated[str, typer.Option(help="Its name there, e.g. ViT-B-16-quickgelu.")],
-    weights: Annotated[str, typer.Option(help="hub:TAG, package:NAME or a file.")],
-    probe: Annotated[FixedProbe, typer.Option(help="gaussian is RIGID, blur contrastive blur.")] = "gaussian",
-    sigma: Annotated[float, typer.Option(help="Noise of the gaussian probe, pixels being in [0, 1].")] = 0.05,
-    draws: Annotated[int, typer.Option(min=1, max=256, help="Noise patterns whose drifts are averaged.")] = 1,
+    encoder: Annotated[str, typer.Option(help="The encoder's name in that library, e.g. ViT-B-16-quickgelu.")],
+    weights: Annotated[str, typer.Option(help="Where its weights are: hub:TAG, package:NAME or a file.")],
+    probe: Annotated[
+        FixedProbe,
+        typer.Option(
+            help="How pictures are perturbed: gaussian (as RIGID), blur (contrastive blur), minder or haar (as WaRPAD)."
+        ),
+    ] = "gaussian",
+    sigma: Annotated[
+        float, typer.Option(help="Noise of the gaussian and minder probes, pixels being in [0, 1].")
+    ] = 0.05,
+    draws: Annotated[
+        int, typer.Option(min=1, max=256, help="How many patterns of that noise: their drifts are averaged.")
+    ] = 1,
     precision: Annotated[Precision, typer.Option(help="Of the encoder's arithmetic.")] = "fp32",
     normalisation: Annotated[
         Literal["clip", "imagenet", "half"], typer.Option(help="Mean and deviation of pixels that the encoder expects.")
     ] = "clip",
     limit: Annotated[int | None, typer.Option(min=3, help="Use so many photographs only.")] = None,
 ) -> None:
-    """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference."""
+    """Make a training-free detector: a frozen encoder, a fixed probe, the drift of real photographs as reference.
+
+    Its scores say how unusual a picture's drift is among those photographs. No generated picture is needed, and
+    there is no verdict until `radet calibrate` has fitted one.
+
+    [bold]Example[/bold]
+
+      radet models fit --real photos/ --family open_clip --encoder ViT-B-16-quickgelu --weights hub:openai --out rigid
+    """
     from pipelines.items import has_image_suffix
     from pipelines.new_folder import new_checkpoint, whole
     from pipelines.weights import find_encoders

@@ -31,8 +31,10 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 def serve(
     model: Model = "radet-lite",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network interface.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 for every network interface.")
+    ] = "127.0.0.1",
     replicas: Annotated[str, typer.Option(help="Scorers: a number, or LEAST:MOST to scale with the load.")] = "1",
     gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each scorer.")] = False,
     allow_url: Annotated[bool, typer.Option("--allow-url", help="Read http(s) urls, from public addresses only.")] = (

@@ -90,7 +90,7 @@ def status(
     submission: Annotated[str | None, typer.Argument(metavar="ID", help="One job's: NAME-RUN, or NAME-DATE.")] = None,
     address: _ADDRESS = None,
 ) -> None:
-    """One job, or all that the head remembers."""
+    """Show one job, or all that the head remembers."""
     cluster = _cluster(address)
     found = cluster.all() if submission is None else [cluster.get(submission)]
     _show(Console(highlight=False, markup=False), found)
@@ -100,9 +100,11 @@ def status(
 def logs(
     submission: _ID,
     address: _ADDRESS = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends, with its exit code.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, and end with its exit code.")
+    ] = False,
 ) -> None:
-    """What a job has written."""
+    """Print what a job has written."""
     cluster = _cluster(address)
     if follow:
         _end(cluster.follow(submission, _pass_on))
