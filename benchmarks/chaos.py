@@ -19,6 +19,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from tests.chaos.storm import Storm
 from tests.conftest import PHOTOGRAPHS, S3Server, start_s3, write_corpus
@@ -27,12 +28,11 @@ from tests.s3_proxy import Bursts, proxy
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--images", type=int, default=5000)
-    arguments.add_argument("--deaths", type=int, default=12)
+    arguments = new_parser(__doc__)
+    arguments.add_argument("--images", type=int, default=5000, help="small ones, made for this")
+    arguments.add_argument("--deaths", type=int, default=12, help="in all")
     arguments.add_argument("--nodes", type=int, default=2, help="of one CPU each")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--save", help="benchmarks/results/NAME.json")
+    arguments.add_argument("--seed", type=int, default=0, help="of the order of deaths and of S3's faults")
     asked = arguments.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -79,4 +79,4 @@ def storm(s3: S3Server, folder: Path, asked: argparse.Namespace) -> dict[str, ob
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

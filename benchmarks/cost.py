@@ -3,12 +3,11 @@ model beside it.
 
 python -m benchmarks.cost --model radet-lite [--model CHECKPOINT ...] [--save cost]
 
-The authors' release runs seven encoder passes, a perturbation network of 235 M parameters and a ResNet-34 for a picture
-(design notes of this project); here with random weights and with the same encoder as the model beside it, so that the
+The authors' released code runs seven encoder passes, a perturbation network of 235 M parameters and a ResNet-34 for a
+picture; here with random weights and with the same encoder as the model beside it, so that the
 ratio is of the designs and not of the encoders. One thread, one picture at a time, median of several runs.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet34
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from pipelines.process import tune
 from radet import Detector
@@ -135,9 +135,8 @@ def cost(model: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True)
-    parser.add_argument("--save", default="cost")
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", action="append", required=True, help="as for radet score; may be repeated")
     arguments = parser.parse_args()
     tune()
     results = [cost(model) for model in arguments.model]
@@ -145,8 +144,9 @@ def main() -> None:
         print(row["model"], f"reference design over ours: {row['reference_over_ours_ms']:.1f}x in ms")
         for name, part in row["parts"].items():
             print(f"  {name:18} {part['ms']:8.2f} ms {part['gmac']:8.3f} GMAC")
-    save(arguments.save, results)
+    if arguments.save:
+        save(arguments.save, results)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

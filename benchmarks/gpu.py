@@ -15,9 +15,8 @@ Towers: CLIP ViT-L/14 (timm) and DINOv3 ViT-L/16 (transformers), of random weigh
 a CPU too (--device cpu --towers tiny), which says nothing but that the script works.
 """
 
-import argparse
+import itertools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +30,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
+from benchmarks.pictures import pick
 from benchmarks.towers import SIZE, TOWERS
+from pipelines.process import cores
 from radet import Detector
 from radet.compiled import compiled
 from radet.config import ProbeConfig
@@ -133,16 +135,16 @@ class Bench:
 
     def files(self, detector: Detector, paths: list[Path]) -> float:
         """Images a second from disk to evidence; decoding is ahead of the card."""
-        cores = len(os.sched_getaffinity(0))
         read = partial(_crop, policy=detector.config.crop)
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:  # threads: 462 a second by sixteen
-            list(pool.map(read, paths[: 4 * cores]))  # until all have started
-            begun = time.perf_counter()
+        with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:  # threads: 462 a second by sixteen
+            list(pool.map(read, paths[: 4 * cores()]))  # until all have started
+            begun, scored = time.perf_counter(), 0
             crops = pool.map(read, paths, chunksize=8)
             for stack in _stacked((crop for crop in crops if crop is not None), self.batch):
                 detector.evidence(stack)
+                scored += len(stack)
             self._wait()
-            return len(paths) / (time.perf_counter() - begun)
+            return scored / (time.perf_counter() - begun)
 
 
 def _crop(path: Path, policy: CropPolicy) -> Pixels | None:
@@ -161,15 +163,19 @@ def _stacked(crops: Iterator[Any], size: int) -> Iterator[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path)
+    parser = new_parser(__doc__)
+    parser.add_argument("--images", type=Path, metavar="IMAGES", help="a folder of pictures, for `files`")
     parser.add_argument("--count", type=int, default=4096, help="files, taken round and round")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=_SECONDS)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--towers", nargs="+", choices=list(TOWERS), default=["clip-l14", "dinov3-l16"])
-    parser.add_argument("--save")
+    parser.add_argument("--batch", type=int, default=256, help="pictures at once")
+    parser.add_argument("--seconds", type=float, default=_SECONDS, help="of each measurement")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument(
+        "--towers", nargs="+", choices=list(TOWERS), default=["clip-l14", "dinov3-l16"], help="the encoders"
+    )
     asked = parser.parse_args()
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here; --device cpu --towers tiny only tries the script")
+    found = pick(asked.images, asked.count) if asked.images else []
     bench = Bench(asked.device, asked.batch, asked.seconds)
     results: list[dict[str, Any]] = []
     for name in asked.towers:
@@ -191,10 +197,8 @@ def main() -> None:
             row["scorer"] = bench.scorer(detector, matrix)
             row["drift"] = bench.drift(detector)
             if asked.images:
-                found = sorted(path for path in asked.images.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
-                row["files_images_per_s"] = bench.files(
-                    detector, (found * (1 + asked.count // len(found)))[: asked.count]
-                )
+                files = list(itertools.islice(itertools.cycle(found), asked.count))
+                row["files_images_per_s"] = bench.files(detector, files)
             row["training_images_per_s"] = bench.training(detector, recipe)
             with compiled(detector.encoder, SIZE):
                 row["compiled_training_images_per_s"] = bench.training(detector, recipe)
@@ -206,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

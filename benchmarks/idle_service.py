@@ -9,7 +9,6 @@ time of the loop itself. What the clock says more while they wait is what they t
 the loop to be interrupted.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -23,9 +22,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
-from benchmarks.serving_peers import running, services
-from benchmarks.throughput import CORES, pick
+from benchmarks.pictures import pick
+from benchmarks.serving_peers import own_service, running
+from benchmarks.throughput import CORES
 from pipelines.process import keep_to_core, tune
 from radet import Detector
 from radet.images import decode_picture, read_header
@@ -68,18 +69,18 @@ def _stopped(processes: list[psutil.Process]) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--model", default="radet-lite")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--save")
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
+    parser.add_argument("--model", default="radet-lite", help="of the service and of the loop")
+    parser.add_argument("--rounds", type=int, default=12, help="of a block beside the service and one without")
     asked = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    ends = []
+    chosen, ends = pick(asked.images, _BLOCK * CORES), []
     for core in range(CORES):
         ours, its = context.Pipe()
-        paths = pick(asked.images, _BLOCK * CORES)[core::CORES]
+        paths = chosen[core::CORES]
         context.Process(target=_loop, args=(paths, asked.model, core, its), daemon=True).start()
+        its.close()  # or a loop that fails would be waited for
         ends.append(ours)
     for end in ends:
         end.recv()
@@ -92,7 +93,7 @@ def main() -> None:
         return {"wall_ms_per_image": wall, "own_cpu_ms_per_image": own}
 
     rounds = []
-    with running(*services(asked.model, "", gpus=False)["radet haproxy"]):
+    with running([*own_service(asked.model, gpus=False), "--haproxy"], "/readyz"):
         time.sleep(15.0)  # it has just started
         (command,) = [one for one in psutil.Process().children() if "serve" in one.cmdline()]
         service = [command, *command.children(recursive=True)]
@@ -107,10 +108,10 @@ def main() -> None:
     shares = [
         one["service_stopped"]["wall_ms_per_image"] / one["beside_service"]["wall_ms_per_image"] for one in rounds
     ]
-    print(f"of a machine without it: {statistics.median(shares):.3f}")
+    print(f"beside the service, the loop has {statistics.median(shares):.3f} of its speed without")
     if asked.save:
         save(asked.save, {"processes": len(service), "rounds": rounds})
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

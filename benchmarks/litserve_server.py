@@ -6,15 +6,14 @@ and with the field of radet's own endpoint, so the client cannot tell them apart
 (statuses, limits, keys, metrics, explanations).
 """
 
-import argparse
 import base64
-import os
 from typing import Any
 
 import litserve
 import numpy as np
 
-from pipelines.process import tune
+from benchmarks.command import new_parser, run_main
+from pipelines.process import cores, tune
 from radet import Detector
 from radet.images import Pixels, decode_picture, read_header
 
@@ -44,12 +43,12 @@ class Scoring(litserve.LitAPI):  # type: ignore[misc]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="radet-lite")
-    parser.add_argument("--port", type=int, default=8001)
-    parser.add_argument("--batch-size", type=int, default=2)
+    parser = new_parser(__doc__, save=False)
+    parser.add_argument("--model", default="radet-lite", help="as for radet serve")
+    parser.add_argument("--port", type=int, default=8001, help="to listen at")
+    parser.add_argument("--batch-size", type=int, default=2, help="pictures at once; 1: no batches")
     parser.add_argument("--accelerator", default="cpu", help="cpu or cuda")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=cores(), help="processes")
     asked = parser.parse_args()
     wait_s = 0.005 if asked.batch_size > 1 else 0.0
     api = Scoring(asked.model, max_batch_size=asked.batch_size, batch_timeout=wait_s, api_path="/v1/score")
@@ -58,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,7 +6,6 @@ too, so it jumps as a run ends) and resident set size (RSS, which counts shared 
 the second half of the run, when all is warm.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from benchmarks.tiny import write_checkpoint, write_files
 from pipelines.sink import read_scores
@@ -95,10 +95,9 @@ def measure(corpus: Path, checkpoint: Path, count: int, verb: str) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000])
+    parser = new_parser(__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 50_000], help="images of each run")
     parser.add_argument("--evaluate", action="store_true", help="of `radet evaluate`, not of `radet score`")
-    parser.add_argument("--save", help="benchmarks/results/NAME.json")
     asked = parser.parse_args()
     sizes, verb = sorted(asked.sizes), "evaluate" if asked.evaluate else "score"
     with tempfile.TemporaryDirectory() as folder:
@@ -122,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

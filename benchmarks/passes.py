@@ -9,7 +9,6 @@ encoders; the others have random weights, which rates do not depend on. With eac
 that of fp32 (cosine distance): what would be in a drift as rounding.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from benchmarks.towers import SIZE, TOWERS
 from pipelines.process import tune
@@ -97,12 +97,11 @@ def measure(one: FrozenEncoder, batches: list[int], patience: float) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     every = [*BUNDLED, "clip-l14", "dinov3-l16"]
-    parser.add_argument("--towers", nargs="+", choices=[*BUNDLED, *TOWERS], default=every)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 256])
+    parser.add_argument("--towers", nargs="+", choices=[*BUNDLED, *TOWERS], default=every, help="the encoders")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 256], help="pictures at once")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds for one call")
-    parser.add_argument("--save")
     asked = parser.parse_args()
     tune()
     find_encoders()
@@ -117,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

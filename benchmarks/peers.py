@@ -1,7 +1,7 @@
 """Images a second of radet's detectors beside the published package sahu65 (int8 CLIP ViT-B/16, one pass, no batches)
 and beside RIGID's two passes on the same encoder.
 
-python -m benchmarks.peers IMAGES --sahu65 VENV/bin/python [--count 200] [--rounds 2]
+python -m benchmarks.peers IMAGES --sahu65 VENV/bin/python [--count 200] [--rounds 2] [--save peers]
 
 sahu65 pins other versions of its dependencies, so it has an environment of its own (python -m venv VENV; VENV/bin/pip
 install sahu65), and is called as its documentation says: one detector, one picture at a time, its own choice of
@@ -10,14 +10,15 @@ Ours: one process a core, one thread each, as everywhere (benchmarks.throughput,
 the same files; rounds are interleaved, since a shared machine is slower in one minute than in the next.
 """
 
-import argparse
 import statistics
 import subprocess
 import tempfile
 from pathlib import Path
 
+from benchmarks.command import new_parser, require_modules, run_main
 from benchmarks.machine import save
-from benchmarks.throughput import bare, pick
+from benchmarks.pictures import pick
+from benchmarks.throughput import bare
 from pipelines.weights import find_encoders
 from radet import Detector
 from radet.peers import drift_detectors
@@ -39,17 +40,18 @@ print(len(paths) / (time.perf_counter() - begun))
 def sahu65(paths: list[Path], python: str) -> float:
     """Images a second, with the package in that Python's environment."""
     names = "\n".join(map(str, paths))
-    done = subprocess.run([python, "-c", _SAHU65], input=names, capture_output=True, text=True, check=True)
+    done = subprocess.run([python, "-c", _SAHU65], input=names, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--sahu65", metavar="PYTHON", required=True)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
+    parser.add_argument("--sahu65", metavar="PYTHON", required=True, help="an interpreter that has sahu65")
+    parser.add_argument("--count", type=int, default=200, help="pictures")
+    parser.add_argument("--rounds", type=int, default=2, help="each detector once a round")
     arguments = parser.parse_args()
+    require_modules(arguments.sahu65, "sahu65")
     paths = pick(arguments.images, arguments.count)
     find_encoders()
     rates: dict[str, list[float]] = {}
@@ -70,8 +72,9 @@ def main() -> None:
     over = {name: rate / medians["sahu65"] for name, rate in medians.items()}
     for name, rate in medians.items():
         print(f"{name}: {rate:.2f} images/s, {over[name]:.2f} of sahu65")
-    save("peers", {"images": len(paths), "images_per_s": rates, "over_sahu65": over})
+    if arguments.save:
+        save(arguments.save, {"images": len(paths), "images_per_s": rates, "over_sahu65": over})
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

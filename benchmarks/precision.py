@@ -10,7 +10,6 @@ Every way of running the encoder sees the same crops: fp32 as everywhere, its bl
                pictures accused, share of generated ones found
 """
 
-import argparse
 import time
 from contextlib import nullcontext
 from typing import Any, cast
@@ -19,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
+from benchmarks.pictures import evenly
 from pipelines.labelled import list_labelled
 from pipelines.weights import find_encoders
 from radet import Detector
@@ -66,16 +67,15 @@ def compared(found: Evidence, exact: Evidence, generated: NDArray[np.bool_], det
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("--model", default="radet-clip-b16")
-    parser.add_argument("--device", default="cpu")
+    parser = new_parser(__doc__)
+    parser.add_argument("data", metavar="DATA", help="labelled pictures, as for radet evaluate")
+    parser.add_argument("--model", default="radet-clip-b16", help="as for radet score")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--count", type=int, default=994, help="pictures, drawn evenly")
-    parser.add_argument("--save")
     asked = parser.parse_args()
     find_encoders()
     listed = list_labelled(asked.data)
-    chosen = slice(None, None, max(1, len(listed.locations) // asked.count))
+    chosen = evenly(range(len(listed.locations)), asked.count)
     generated = listed.generated[chosen]
     crops: NDArray[np.uint8] | None = None
     exact: Evidence | None = None
@@ -83,7 +83,7 @@ def main() -> None:
     for precision, compiles in _WAYS:
         detector = Detector.from_pretrained(asked.model, device=asked.device, precision=precision)
         if crops is None:
-            crops = np.stack(list(read_crops(listed.locations[chosen], detector.config.crop)))
+            crops = np.stack(list(read_crops((listed.locations[at] for at in chosen), detector.config.crop)))
         with compiled(detector.encoder, detector.config.crop.size) if compiles else nullcontext():
             found, rate = look(detector, crops)
             floor = drift_floor(detector)
@@ -97,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

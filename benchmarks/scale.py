@@ -10,7 +10,7 @@ and late; the time of a resumed start against what it had to take up, of the com
 unchanged corpus. It ends with an error unless the output holds every input exactly once.
 """
 
-import argparse
+import itertools
 import json
 import os
 import signal
@@ -29,6 +29,7 @@ import psutil
 import pyarrow.compute as pc
 
 import pipelines.s3
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from benchmarks.memory import find_roles
 from benchmarks.tiny import pictures, write_checkpoint, write_parquet
@@ -37,7 +38,7 @@ from tests.conftest import start_s3
 
 _KILLS = ((0.1, "driver"), (0.2, "node"))
 _EARLY_ROWS = 10_000
-
+_LEAST = 50_000  # images: their tenth, before the first death, is 78 batches, of which `rates` leaves out 16
 
 #: Role -> the largest resident set, and the largest share of it that no other process may hold too; bytes.
 Memory = dict[str, tuple[int, int]]
@@ -155,7 +156,7 @@ def measure(folder: Path, src: str, out: str, images: int) -> dict[str, Any]:
     model = str(folder / "tiny")
     write_checkpoint(Path(model))
     runs: list[Run] = []
-    numbers = iter(range(100))
+    numbers = itertools.count()
     for share, whom in _KILLS:
         run = Run(folder, next(numbers), src, out, model)
         run.wait(int(images * share) - sum(one.facts()["rows"] for one in runs))
@@ -188,12 +189,13 @@ def measure(folder: Path, src: str, out: str, images: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--source", choices=["parquet", "s3"], default="parquet")
+    parser = new_parser(__doc__)
+    parser.add_argument("--images", type=int, default=1_000_000, help=f"{_LEAST:,} at least, or no rate can be told")
+    parser.add_argument("--source", choices=["parquet", "s3"], default="parquet", help="as said above")
     parser.add_argument("--folder", type=Path, help="where corpus, output and logs go; default: a temporary one")
-    parser.add_argument("--save")
     asked = parser.parse_args()
+    if asked.images < _LEAST:
+        parser.error(f"--images {asked.images}: {_LEAST:,} at least, or no rate can be told")
     with ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="radet-scale-")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

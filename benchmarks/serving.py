@@ -1,6 +1,6 @@
 """The endpoint under load, against the bare scorer on the same cores.
 
-python -m benchmarks.serving IMAGES --url http://127.0.0.1:8000 [--model radet-lite] [--seconds 30] [--name NAME]
+python -m benchmarks.serving IMAGES --url http://127.0.0.1:8000 [--model radet-lite] [--seconds 30] [--save NAME]
 
 Start the service first (`radet serve --replicas 2`; with `--gpus`, say --device cuda here), so that what is measured is
 what users run.
@@ -15,13 +15,14 @@ The client runs on the same machine, so its share of the cores is part of what i
 and plain sockets for `saturated`, ten times that of asyncio for the open loop, which wants requests on time.
 """
 
-import argparse
 import asyncio
 import http.client
 import itertools
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,14 +32,26 @@ from urllib.parse import urlsplit
 import aiohttp
 import numpy as np
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.gpu import Bench
 from benchmarks.machine import save
-from benchmarks.throughput import CORES, bare, pick
+from benchmarks.pictures import pick
+from benchmarks.throughput import CORES, bare
 from radet import Detector
+from radet.errors import ConfigError
 
 _LOADS = (0.5, 0.8, 1.5)
 _COUNT = 256  # images that are sent round and round
 _BATCH, _TURNS = 32, 16  # of the bare loop on a GPU: a batch as the service has it there, and how often round
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of it is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
@@ -146,16 +159,17 @@ def alone_on(device: str, files: list[Path], model: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--model", default="radet-lite")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--clients", type=int, default=4 * CORES)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--name", help="write benchmarks/results/NAME.json")
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service")
+    parser.add_argument("--model", default="radet-lite", help="the one that the service has, for the bare scorer")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each load")
+    parser.add_argument("--clients", type=int, default=4 * CORES, help="of the closed loop")
+    parser.add_argument("--device", default="cpu", help="of the bare scorer: cpu or cuda")
     asked = parser.parse_args()
     files = pick(asked.images, _COUNT)
+    if not answers(f"{asked.url}/readyz"):
+        raise ConfigError(f"no service is ready at {asked.url}: start it first, with radet serve --replicas {CORES}")
     bodies = [path.read_bytes() for path in files]
     before = alone_on(asked.device, files, asked.model)
     found = run(asked.url, bodies, asked.seconds, asked.clients)
@@ -167,9 +181,9 @@ def main() -> None:
     if accepted["0.8"] and accepted["1.5"]:
         found["p99_at_150_over_80"] = accepted["1.5"]["p99"] / accepted["0.8"]["p99"]
     print(json.dumps(found, indent=1))
-    if asked.name:
-        save(asked.name, found)
+    if asked.save:
+        save(asked.save, found)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

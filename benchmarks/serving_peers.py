@@ -16,7 +16,6 @@ requests come at fixed times, at one rate for all: --rate, or 80 % of the least 
 do.
 """
 
-import argparse
 import asyncio
 import base64
 import json
@@ -24,8 +23,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,9 +30,11 @@ from typing import Any
 
 import psutil
 
+from benchmarks.command import new_parser, require_modules, run_main
 from benchmarks.machine import save
-from benchmarks.serving import open_loop, saturate
-from benchmarks.throughput import CORES, pick
+from benchmarks.pictures import pick
+from benchmarks.serving import answers, open_loop, saturate
+from benchmarks.throughput import CORES
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
@@ -44,11 +43,16 @@ _COUNT = 256
 _LOAD = 0.8
 
 
+def own_service(model: str, *, gpus: bool) -> list[str]:
+    """The command, for a scorer a core, or one on a GPU."""
+    radet = str(Path(sys.executable).with_name("radet"))
+    scorers = ["--gpus"] if gpus else ["--replicas", str(CORES)]
+    return [radet, "serve", "--model", model, "--port", str(_PORT), *scorers]
+
+
 def services(model: str, litserve: str, *, gpus: bool) -> dict[str, tuple[list[str], str]]:
     """name -> (command, the path that answers 200 when it is ready)"""
-    radet = str(Path(sys.executable).with_name("radet"))
-    ours = [radet, "serve", "--model", model, "--port", str(_PORT)]
-    ours += ["--gpus"] if gpus else ["--replicas", str(CORES)]
+    ours = own_service(model, gpus=gpus)
     theirs = [litserve, "-m", "benchmarks.litserve_server", "--model", model, "--port", str(_PORT)]
     found = {
         "radet": (ours, "/readyz"),
@@ -74,7 +78,7 @@ def running(command: list[str], ready: str) -> Iterator[None]:
     )
     try:
         begun = time.monotonic()
-        while not _answers(ready):
+        while not answers(_URL + ready):
             if process.poll() is not None or time.monotonic() - begun > _STARTS_S:
                 raise SystemExit(f"it does not start: {' '.join(command)}")
             time.sleep(0.5)
@@ -94,26 +98,18 @@ def running(command: list[str], ready: str) -> Iterator[None]:
             process.wait()
 
 
-def _answers(path: str) -> bool:
-    try:
-        with urllib.request.urlopen(_URL + path, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--litserve", required=True, metavar="PYTHON")
-    parser.add_argument("--model", default="radet-lite")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--clients", type=int, default=4 * CORES)
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
+    parser.add_argument("--litserve", required=True, metavar="PYTHON", help="an interpreter with litserve and radet")
+    parser.add_argument("--model", default="radet-lite", help="as for radet serve")
+    parser.add_argument("--rounds", type=int, default=3, help="each service once a round")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each load")
+    parser.add_argument("--clients", type=int, default=4 * CORES, help="of the closed loop")
     parser.add_argument("--gpus", action="store_true", help="the detector on a GPU")
-    parser.add_argument("--rate", type=float, default=0.0, help="of the requests that come at fixed times, a second")
-    parser.add_argument("--save")
+    parser.add_argument("--rate", type=float, help="requests a second of the open loop; default: as said above")
     asked = parser.parse_args()
+    require_modules(asked.litserve, "litserve", "radet", "benchmarks")
     bodies = [
         json.dumps({"image": base64.b64encode(path.read_bytes()).decode()}).encode()
         for path in pick(asked.images, _COUNT)
@@ -136,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,7 +7,6 @@ that more than 1 is always in our favour; the median where there were several ro
 these lines.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import load
 
 PICTURE = Path(__file__).parents[1] / "docs" / "benchmarks.svg"
@@ -91,7 +91,7 @@ def _cost() -> Iterator[Line]:
         ("radet-lite", "radet-lite", "the authors' design rebuilt, same encoder"),
         ("radet-lite", "radet-clip-b16", "the authors' design rebuilt, on CLIP B/16"),
     ):
-        if ours:
+        if model in ours and encoder in theirs:
             ratio = theirs[encoder] / ours[model]
             yield Line(
                 f"a score by {model}, one thread",
@@ -136,7 +136,11 @@ def _serving() -> Iterator[Line]:
     for name, where, options in (
         ("serving_peers", "`radet serve`", "serving_peers IMAGES --litserve PYTHON --rounds 2 --rate 33"),
         ("serving_peers_16", "`radet serve` on 16 cores", "serving_peers IMAGES --litserve PYTHON --rounds 1"),
-        ("serving_peers_gpu", "`radet serve --gpus`, CLIP B/16", "serving_peers --gpus --model radet-clip-b16"),
+        (
+            "serving_peers_gpu",
+            "`radet serve --gpus`, CLIP B/16",
+            "serving_peers IMAGES --litserve PYTHON --gpus --model radet-clip-b16",
+        ),
     ):
         rounds: list[dict[str, Any]] = _found(name).get("rounds", [])
         for key, how in (("radet", ""), ("radet haproxy", " in HAProxy mode")):
@@ -222,7 +226,7 @@ def draw(found: list[Line]) -> Figure:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    new_parser(__doc__, save=False).parse_args()
     found = list(lines())
     print("| what | against | ours | theirs | ratio | `python -m` |\n|---|---|---|---|---|---|")
     print("\n".join(line.markdown() for line in found))
@@ -231,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,10 +20,10 @@ costs next to nothing (benchmarks.tiny). --side 1536 enlarges the images first (
 deliver, where decoding dominates.
 """
 
-import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -35,12 +35,13 @@ import ray
 from PIL import Image
 
 from benchmarks.busy_cores import BusyCores
+from benchmarks.command import new_parser, require_modules, run_main
 from benchmarks.machine import save
+from benchmarks.pictures import pick
 from benchmarks.tiny import write_checkpoint
 from pipelines.cluster import connected
 from pipelines.coordinator import Progress
-from pipelines.items import has_image_suffix
-from pipelines.process import tune
+from pipelines.process import cores, tune
 from pipelines.score import ScoreJob, Tally, Watcher, score
 from radet import Detector
 from radet.config import DetectorConfig, resolve
@@ -49,7 +50,7 @@ from radet.images import decode_picture, read_header
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 BATCH = 32
 _STEADY_BATCHES = 6  # of each core, at least: `slope` leaves out the first half, and one of each at both ends
 
@@ -168,12 +169,6 @@ def daft(folder: Path, model: str) -> float:
         return slope(pool.submit(daft_inference.points, folder, model).result())
 
 
-def pick(folder: Path, count: int) -> list[Path]:
-    """About `count` image files, drawn evenly from all below a folder."""
-    found = sorted(path for path in folder.rglob("*") if has_image_suffix(path.name) and path.is_file())
-    return found[:: max(1, len(found) // count)][:count]
-
-
 def slope(points: list[tuple[float, int]]) -> float:
     """Rows a second, by least squares, in the second half of the rows, while every worker has work.
 
@@ -196,16 +191,17 @@ def enlarged(paths: list[Path], side: int, folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--model", action="append", required=True)
-    parser.add_argument("--count", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--side", type=int)
-    parser.add_argument("--no-naive", action="store_true")
-    parser.add_argument("--daft", action="store_true")
-    parser.add_argument("--save", default="throughput")
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
+    parser.add_argument("--model", action="append", required=True, help="may be repeated")
+    parser.add_argument("--count", type=int, default=1024, help="pictures")
+    parser.add_argument("--rounds", type=int, default=1, help="each contender once a round")
+    parser.add_argument("--side", type=int, help="enlarge the pictures to this shorter side")
+    parser.add_argument("--no-naive", action="store_true", help="leave the naive script out")
+    parser.add_argument("--daft", action="store_true", help="measure Daft too")
     asked = parser.parse_args()
+    if asked.daft:
+        require_modules(sys.executable, "daft")
     chosen = pick(asked.images, asked.count)
     if len(chosen) < (least := _STEADY_BATCHES * CORES * BATCH):
         parser.error(f"{len(chosen)} images: steady state on {CORES} cores wants {least}")
@@ -228,7 +224,8 @@ def main() -> None:
     for model in {row["model"] for row in results}:
         ratios = [row["pipeline_over_bare"] for row in results if row["model"] == model]
         print(f"{model}: pipeline over bare, median of {len(ratios)}: {statistics.median(ratios):.3f}")
-    save(asked.save, results)
+    if asked.save:
+        save(asked.save, results)
 
 
 def prepared(model: str, folder: Path) -> str:
@@ -263,4 +260,4 @@ def one_round(chosen: list[Path], folder: Path, model: str, order: list[str]) ->
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -10,9 +10,7 @@ turns, in several rounds, of which the median counts: a shared machine is slower
 kept embeddings the linear probe's pass over the pictures, before the first step, has filled the cache.
 """
 
-import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -20,9 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
+from benchmarks.pictures import evenly
 from pipelines.cluster import connected
-from pipelines.process import tune
+from pipelines.process import cores, tune
 from pipelines.train import TrainJob, TrainWatcher, train
 from pipelines.weights import find_encoders
 from radet.clean_cache import CleanCache
@@ -31,7 +31,7 @@ from radet.loop import Run, Watcher
 from radet.recipe import Recipe
 from radet.training import StepReport, new_detector
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 
 
 class Clock(Watcher):
@@ -85,17 +85,12 @@ def linked(files: list[LabelledFile], root: Path, folder: Path) -> list[Labelled
     return list_tree(folder)
 
 
-def evenly(files: list[LabelledFile], count: int) -> list[LabelledFile]:
-    return files[:: max(1, len(files) // count)][:count]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tree", type=Path)
-    parser.add_argument("--config", type=Path, default=Path("jobs/train-lite.yaml"))
-    parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--save")
+    parser = new_parser(__doc__)
+    parser.add_argument("tree", type=Path, metavar="TREE", help="of GENERATOR/0_real and GENERATOR/1_fake")
+    parser.add_argument("--config", type=Path, default=Path("jobs/train-lite.yaml"), help="the recipe")
+    parser.add_argument("--count", type=int, default=512, help="pictures to train on")
+    parser.add_argument("--rounds", type=int, default=3, help="each contender once a round")
     asked = parser.parse_args()
     find_encoders()
     recipe = Recipe.read(asked.config)
@@ -134,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

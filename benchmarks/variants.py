@@ -16,11 +16,9 @@ where both classes show the same kind of thing, if a manifest.csv beside VAL tel
 interval. The learned probe's controls follow `full`.
 """
 
-import argparse
 import csv
 import json
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,8 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.command import new_parser, run_main
 from benchmarks.machine import load, save
-from pipelines.process import tune
+from pipelines.process import cores, tune
 from radet.clean_cache import CleanCache
 from radet.config import ProbeConfig
 from radet.controls import run_controls
@@ -190,14 +189,14 @@ def _crops(files: list[LabelledFile], recipe: Recipe) -> Iterator[NDArray[np.uin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("val", type=Path)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--only", nargs="*")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="rows at once, a process each")
+    parser = new_parser(__doc__, save=False)
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="a tree of GENERATOR/0_real and GENERATOR/1_fake")
+    parser.add_argument("val", type=Path, metavar="VAL", help="another, of generators that TRAIN has not")
+    parser.add_argument("--config", type=Path, required=True, help="the recipe")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="of those above, rigid and minder")
+    parser.add_argument("--seeds", type=int, default=3, help="of the variants that are random: " + ", ".join(RANDOM))
+    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--jobs", type=int, default=cores(), help="rows at once, a process each")
     parser.add_argument("--threads", type=int, default=1, help="of torch, for each")
     parser.add_argument(
         "--save", required=True, help="benchmarks/results/NAME.json; rows that it has are not done again"
@@ -207,9 +206,12 @@ def main() -> None:
     recipe = replace(recipe, epochs=asked.epochs or recipe.epochs)
     results = load(asked.save)
     known = {(one["variant"], one["seed"]) for one in results}
+    names = [*TRAINING_FREE, *variants(recipe)]
+    if unknown := set(asked.only or ()) - set(names):
+        parser.error(f"--only {' '.join(sorted(unknown))}: there are {', '.join(names)}")
     tasks = [
         Task(name, seed, recipe, asked.train, asked.val, asked.threads)
-        for name in asked.only or (*TRAINING_FREE, *variants(recipe))
+        for name in asked.only or names
         for seed in range(asked.seeds if name in RANDOM else 1)
         if (name, seed) not in known
     ]
@@ -221,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
