@@ -1,10 +1,12 @@
 """The layers are law: radet <- pipelines <- jobs; the method knows of no engine; cluster/ holds no Python."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,20 @@ def test_no_layer_imports_what_is_above_it(layer: str) -> None:
     assert files
     wrong = {str(file.relative_to(ROOT)): set(imports(file)) & FORBIDDEN[layer] for file in files}
     assert not {file: names for file, names in wrong.items() if names}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Not only there because a dependency happens to bring it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["dev"]  # jobs.sample is the checkout's
+    declared = {re.split(r"[\[>=]", line)[0].replace("_", "-") for line in lines}
+    brings = packages_distributions()
+    layers = ("radet", "pipelines", "jobs")
+    asked = {name for layer in layers for file in (ROOT / layer).rglob("*.py") for name in imports(file)}
+    asked -= {*sys.stdlib_module_names, *layers, "_typeshed"}
+    assert len(asked) > 20
+    found = {name: {one.lower().replace("_", "-") for one in brings.get(name, [name])} for name in asked}
+    assert not {name for name, packages in found.items() if not packages & declared}
 
 
 def test_cluster_holds_no_python() -> None:
