@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from PIL import Image
@@ -23,10 +22,8 @@ from pipelines.failures import http_status
 from pipelines.model import Problem
 from pipelines.monitor import Report
 from radet import Detector
-from radet.degradations import degrade
 from radet.errors import FetchError, ImageError
 from radet.score import Score
-from radet.thresholds import usual_conditions
 
 from .bad_inputs import encoded, photo, write_bad_inputs
 from .client import ask, form
@@ -81,35 +78,6 @@ def test_every_form_of_a_picture_scores_as_the_detector_does_alone(
     assert found["band"]["real_below"] < found["band"]["generated_above"]
     assert found["timings"]["total_ms"] >= found["timings"]["inference_ms"] > 0
     assert set(found) >= set(Score.__slots__)
-
-
-def test_a_degraded_copy_has_the_score_that_an_evaluation_gives_it(here: Service, picture: bytes) -> None:
-    detector = Detector.from_pretrained("radet-lite")
-    conditions = usual_conditions(detector.config.thresholds)
-    expected = detector.score([degrade(picture, condition) for condition in conditions])
-    for condition, score in zip(conditions, expected, strict=True):
-        answer = ask(f"{here.url}/v1/score?{urlencode({'condition': condition})}", body=picture)
-        assert answer.status == 200, answer.body
-        same_score(answer.json(), score)
-    chain = "resize:0.8+jpeg:60"  # as it is written, though a plus means a space there
-    answer = ask(f"{here.url}/v1/explain?condition={chain}", body=picture)
-    same_score(answer.json()["score"], expected[conditions.index(chain)])
-
-
-def test_a_condition_that_the_model_was_not_held_to_is_refused_before_any_work(here: Service, picture: bytes) -> None:
-    for condition in ("jpeg:49", "blur:50+blur:50", "", "clean"):
-        answer = ask(f"{here.url}/v1/score?{urlencode({'condition': condition})}", body=picture)
-        assert (answer.status, answer.code) == (400, "bad_request")
-        assert "jpeg:50" in answer.json()["error"]["message"]
-
-
-def test_caps_hold_before_a_picture_is_degraded(here: Service, limited: Any) -> None:
-    limited(max_pixels=30_000)  # three quarters of each side would fit
-    body = encoded(photo(200, 200), "PNG")
-    assert ask(f"{here.url}/v1/score?condition=resize:0.75", body=body).code == "too_many_pixels"
-    small = encoded(photo(200, 200), "JPEG")
-    limited(max_bytes=len(small))  # which the copy, a PNG, need not keep to
-    assert ask(f"{here.url}/v1/score?condition=noise:3", body=small).status == 200
 
 
 def test_bad_inputs_have_the_codes_that_a_scoring_run_gives_them(here: Service, tmp_path: Path) -> None:
