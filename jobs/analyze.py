@@ -1,13 +1,11 @@
 """`radet analyze`: what a detector's evidence is made of."""
 
-from types import TracebackType
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from jobs.lines import Lines
+from jobs.bar import Bar
 from jobs.options import Data, Device, Model
 from jobs.stop import Stop
 
@@ -55,8 +53,8 @@ def analyze(
 
     job = AnalyzeJob(data=data, model=model, out=out, reference=reference, limit=limit, device=device)
     try:
-        with _Screen(Console(stderr=True, highlight=False, markup=False)) as screen:
-            found = run(job, screen.told)
+        with Bar(Console(stderr=True, highlight=False, markup=False)) as bar:
+            found = run(job, bar.show)
     except KeyboardInterrupt:
         raise Stop("stopped before the findings were written: run the same command again", 1) from None
     console = Console(highlight=False, markup=False)
@@ -67,39 +65,3 @@ def analyze(
     for sentence in found.findings:
         console.print(f"* {sentence}", soft_wrap=True)
     console.print(f"Page, tables and plots: {out}", soft_wrap=True)
-
-
-class _Screen:
-    """A bar for the stage at work; where there is no terminal to draw one, a line now and then."""
-
-    def __init__(self, console: Console) -> None:
-        self._lines = Lines(console)
-        self._stage: TaskID | None = None
-        self._name = ""
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,  # it would end in an empty line
-        )
-
-    def __enter__(self) -> "_Screen":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def told(self, stage: str, done: int, total: int) -> None:
-        """As radet.analysis.Told."""
-        if self._stage is None or stage != self._name:
-            if self._stage is not None:
-                self._bar.remove_task(self._stage)
-            self._stage, self._name = self._bar.add_task(stage, total=total), stage
-        self._bar.update(self._stage, completed=done, total=total)
-        self._lines.say(f"{stage}: {done}/{total}")

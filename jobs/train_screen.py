@@ -10,10 +10,9 @@ from types import TracebackType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from jobs.lines import Lines
+from jobs.bar import Bar
 from pipelines.items import display
 from pipelines.labelled import Labelled
 from pipelines.storage import open_folder
@@ -29,21 +28,10 @@ class TrainScreen(TrainWatcher):
 
     def __init__(self, console: Console) -> None:
         self._say = partial(console.print, soft_wrap=True)  # a log's lines are as long as they are
-        self._lines = Lines(console)
         self._begun = False
         self._folder = tempfile.TemporaryDirectory()
         self._writer = SummaryWriter(self._folder.name)
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,  # it would end in an empty line
-        )
-        self._task = self._bar.add_task("train", total=None, epoch=0, state="starting ...")
+        self._bar = Bar(console)
 
     @property
     def events(self) -> Path:
@@ -52,13 +40,13 @@ class TrainScreen(TrainWatcher):
         return Path(self._folder.name)
 
     def __enter__(self) -> "TrainScreen":
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
         self._writer.close()
         self._folder.cleanup()
 
@@ -86,20 +74,15 @@ class TrainScreen(TrainWatcher):
         self._begun = True
 
     def looked(self, batch: int, batches: int) -> None:
-        self._show(batch + 1, batches, epoch=0, state="fitting the linear probe")
+        self._bar.show("epoch 0", batch + 1, batches, "fitting the linear probe")
 
     def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
         state = f"loss {report['loss']:.3f}"
         if np.isfinite(report["drift_real"]) and report["drift_real"] > 0:
             state += f" · drift generated/real {report['drift_generated'] / report['drift_real']:.2f}"
-        self._show(step + 1, steps, epoch=epoch, state=state)
+        self._bar.show(f"epoch {epoch}", step + 1, steps, state)
         for name, value in _finite(report).items():
             self._writer.add_scalar(f"step/{name}", value, epoch * steps + step)
-
-    def _show(self, done: int, total: int, *, epoch: int, state: str) -> None:
-        """On the bar; where there is no terminal to draw one, as a line now and then."""
-        self._bar.update(self._task, total=total, completed=done, epoch=epoch, state=state)
-        self._lines.say(f"epoch {epoch}: {done}/{total}, {state}")
 
     def validated(self, epoch: dict[str, float]) -> None:
         self._say(
@@ -116,7 +99,7 @@ class TrainScreen(TrainWatcher):
         self._phase("Measuring the controls for the model card")
 
     def _phase(self, what: str) -> None:
-        self._bar.update(self._task, total=None, state="")
+        self._bar.wait(what)
         self._say(f"{what} ...")
 
 
