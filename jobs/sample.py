@@ -65,4 +65,6 @@ def _png_bomb(side: int) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     print(f"{write_sample(Path(sys.argv[1]))} files in {sys.argv[1]}")  # noqa: T201
