@@ -142,6 +142,20 @@ def test_uploads_of_unknown_length_leave_room_for_others(here: Service, picture:
         assert ask(f"{here.url}/v1/score", body=picture).status == 200
 
 
+def test_a_body_of_unknown_length_is_cut_off_at_the_cap(here: Service) -> None:
+    host, port = here.url.removeprefix("http://").split(":")
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    here.front.reconfigure({"max_bytes": 4096, "body_timeout_s": 5})
+    try:
+        with socket.create_connection((host, int(port)), timeout=20) as sending:
+            sending.sendall(head + b"1388\r\n" + bytes(5000) + b"\r\n")  # and it has not ended
+            answer = sending.makefile("rb").read()
+    finally:
+        here.front.reconfigure({})
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"too_large_bytes" in answer
+
+
 def test_a_picture_that_curl_has_shortened_says_so(here: Service, picture: bytes) -> None:
     """`curl -d @FILE` leaves out line ends and zeros."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
