@@ -40,6 +40,12 @@ def test_profiles_are_found_and_bounded(kind):
         assert scan(encoded(photo(), kind, icc_profile=huge)).icc is None
 
 
+def test_a_box_of_brands_that_claims_to_be_large_costs_nothing():
+    start = time.process_time()
+    assert code_of(b"\x01\0\0\0ftypabcd\0\0\0\0") == "not_an_image"
+    assert time.process_time() - start < 0.2
+
+
 def test_a_profile_that_inflates_without_end_is_dropped():
     data = encoded(photo(), "PNG")
     bomb = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50 << 20), 9))

@@ -97,6 +97,26 @@ def test_grey_tiffs_of_any_depth_show_black_as_black(bits, white_is_zero):
         assert np.array_equal(decode_opened(opened, NATIVE).crop[:, :, 0], levels)
 
 
+@pytest.mark.parametrize(
+    ("header_size", "top_first"),
+    [(12, False), (40, False), (40, True), (52, False), (56, False), (64, False), (108, False), (124, True)],
+)
+def test_bmps_with_any_header_show_the_same_picture(header_size, top_first):
+    pixels = np.asarray(photo(240, 230))
+    rows = pixels[:, :, ::-1] if top_first else pixels[::-1, :, ::-1]
+    height = -230 if top_first else 230
+    if header_size == 12:
+        header = struct.pack("<IHHHH", 12, 240, height, 1, 24)
+    else:
+        header = struct.pack("<IiiHHIIiiII", header_size, 240, height, 1, 24, 0, rows.size, 0, 0, 0, 0)
+    header = header.ljust(header_size, b"\0")
+    start = 14 + len(header)
+    data = b"BM" + struct.pack("<IHHI", start + rows.size, 0, 0, start) + header + rows.tobytes()
+    picture = decode(data, NATIVE)
+    assert (picture.header.width, picture.header.height) == (240, 230)
+    assert np.array_equal(picture.crop, pixels[3:227, 8:232])
+
+
 def grey_tiff(samples: bytes, width: int, height: int, bits: int, *, photometric: int) -> bytes:
     """An uncompressed little-endian TIFF of one strip, for the kinds that Pillow cannot write."""
     tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height}
