@@ -27,8 +27,9 @@ def test_size_and_completeness_are_read_from_the_container(kind):
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": rotated_exif(1)}], ids=["VP8", "VP8L", "VP8X"])
 def test_all_three_kinds_of_webp_tell_their_size(options):
-    container = scan(encoded(photo(123, 45), "WEBP", **options))
-    assert (container.width, container.height) == (123, 45)
+    for size in ((123, 45), (3, 5000), (5000, 3)):
+        container = scan(encoded(photo(*size), "WEBP", **options))
+        assert (container.width, container.height) == size
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,12 +89,37 @@ def test_the_first_profile_and_orientation_of_a_png_count_and_no_other_costs_any
     assert (container.icc, container.orientation) == (profile, 6)
 
 
+def test_the_first_orientation_of_a_jpeg_counts_and_its_profile_is_put_together_by_number():
+    def segment(marker, body):
+        return marker + struct.pack(">H", len(body) + 2) + body
+
+    data, profile = encoded(photo(), "JPEG"), wide_gamut_profile()
+    segments = [segment(b"\xff\xe1", rotated_exif(orientation)) for orientation in (6, 3)]
+    for number, part in ((2, profile[100:]), (1, profile[:100])):
+        segments.append(segment(b"\xff\xe2", b"ICC_PROFILE\0" + bytes([number, 2]) + part))
+    container = scan(data[:20] + b"".join(segments) + data[20:])
+    assert (container.icc, container.orientation) == (profile, 6)
+
+
 def test_the_first_profile_and_orientation_of_a_webp_count():
-    data = encoded(photo(), "WEBP", icc_profile=wide_gamut_profile(), exif=rotated_exif(6))
+    profile = wide_gamut_profile()
+    profile += bytes(1 - len(profile) % 2)  # an odd length, behind which one byte is no one's
+    data = encoded(photo(), "WEBP", icc_profile=profile, exif=rotated_exif(6))
     more = struct.pack("<4sI", b"EXIF", 32) + rotated_exif(3) + struct.pack("<4sI", b"ICCP", 4) + bytes(4)
     data = data + more
     container = scan(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
-    assert (container.icc, container.orientation) == (wide_gamut_profile(), 6)
+    assert (container.icc, container.orientation) == (profile, 6)
+    behind = encoded(photo(), "WEBP", icc_profile=profile) + more
+    assert scan(behind).orientation == 1, "it is no part of the file"
+
+
+def test_a_tiff_of_tiles_that_lie_beyond_its_end_is_incomplete():
+    data = encoded(photo(), "TIFF")
+    for strips, tiles in ((273, 324), (279, 325)):
+        at = data.index(struct.pack("<HH", strips, 4))
+        data = data[:at] + struct.pack("<H", tiles) + data[at + 2 :]
+    assert scan(data).complete
+    assert not scan(data[:-10]).complete
 
 
 def test_a_png_or_webp_of_endless_chunks_is_corrupt():
@@ -124,10 +150,16 @@ def test_what_a_comment_or_a_second_picture_holds_is_neither_end_nor_scan():
     assert not scan(data[:between] + comment + data[between:-2]).complete
 
 
-def test_a_jpeg_of_twelve_bits_is_unsupported():
+@pytest.mark.parametrize(("place", "value"), [(4, 12), (9, 2)], ids=["bits", "channels"])
+def test_a_jpeg_of_twelve_bits_or_two_channels_is_unsupported(place, value):
     data = bytearray(encoded(photo(), "JPEG"))
-    data[data.index(b"\xff\xc0") + 4] = 12
+    data[data.index(b"\xff\xc0") + place] = value
     assert code_of(bytes(data)) == "unsupported_format"
+
+
+def test_a_jpeg_that_ends_before_its_first_scan_is_incomplete():
+    data = encoded(photo(), "JPEG")
+    assert not scan(data[: data.index(b"\xff\xda")] + b"\xff\xd9").complete
 
 
 def test_a_jpeg_of_endless_segments_is_corrupt():

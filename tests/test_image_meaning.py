@@ -67,6 +67,9 @@ def test_sixteen_bits_keep_the_high_byte():
     assert np.array_equal(grey[0, :, 0], np.arange(16, 240))
     rgb = np.stack([ramp, ramp // 2, ramp.T], axis=-1)
     assert np.array_equal(decode(png_rgb16(rgb), NATIVE).crop, (rgb >> 8)[16:240, 16:240])
+    key = png_chunk(b"tRNS", struct.pack(">HHH", 9, 9, 9))  # another colour, which in 8 bits is this one
+    near = png(240, 240, 16, 2, (b"\0" + b"\x09\x77" * 3 * 240) * 240, key)
+    assert (decode(near, NATIVE).crop == 9).all()
 
 
 def test_float_pixels_run_from_zero_to_one():
