@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import parquet, tars
+from pipelines import degraded, parquet, tars
 from pipelines.fetch import Fetcher
 from pipelines.index import digest
 from pipelines.items import Entry, Item, Shard, display, version_digest
@@ -24,7 +24,8 @@ from pipelines.process import tune
 from pipelines.schema import LOADED, SCORED, pack
 from radet.crop import CropPolicy
 from radet.errors import FetchError, ImageError
-from radet.rows import see
+from radet.images import Limits
+from radet.rows import LIMITS, see
 
 _THREADS = 16  # reads in flight per task
 _GROUP = 16  # images fetched, then decoded, together ...
@@ -123,8 +124,10 @@ class Loader:
 
     def _seen(self, item: Item) -> dict[str, Any]:
         assert item.data is not None
+        # The original was held to the cap where it was read, and as a PNG it may be larger than that.
+        made = degraded.split(item.entry.location) is not None
         try:
-            seen = see(item.data, self.policy)
+            seen = see(item.data, self.policy, Limits(max_bytes=len(item.data)) if made else LIMITS)
         except MemoryError:  # this machine's, at this moment
             return {"status": "unreachable", "error": "there is no room to decode it", "_retry": True}
         # As bytes: what pyarrow (26) converts from a memoryview it never lets go of.

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import psutil
 from PIL import Image
 
-from pipelines.items import Shard
+from pipelines.degraded import degraded
+from pipelines.items import Entry, Shard
 from pipelines.load import Loader
-from pipelines.schema import SCORED
+from pipelines.schema import SCORED, unpack
 from pipelines.sources import open_source
 from radet.crop import CropPolicy
+from radet.degradations import degrade
+from radet.images import Limits
 
 from .conftest import write_corpus
 
@@ -54,3 +58,15 @@ def test_blocks_that_are_handed_on_leave_no_memory(tmp_path: Path, photographs: 
 
     warm = load(3)
     assert load(8) - warm < 4 * crops
+
+
+def test_a_degraded_copy_may_be_larger_than_what_may_be_read(tmp_path: Path) -> None:
+    side, path = 4800, tmp_path / "noise.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(path, quality=30)
+    location = degraded(str(path), "noise:20")
+    payload = json.dumps(Shard("files", {"entries": [Entry("noise", location, location, "1")]}))
+    loader = Loader(desk=Desk(), policy=CropPolicy(resize=224, size=224), allow_http=False, block=BLOCK)
+    (batch,) = loader.load(0, payload)
+    (row,) = unpack(batch).to_pylist()
+    assert (row["status"], row["width"]) == ("ok", side), row["error"]
+    assert len(degrade(path.read_bytes(), "noise:20")) > Limits().max_bytes > path.stat().st_size
