@@ -221,6 +221,8 @@ def connected(address: str | None) -> Iterator[None]:
     except AuthenticationError as error:
         mend = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on the head)"
         raise ConfigError(f"the Ray cluster at {address} wants a token: {mend}") from error
+    except SystemExit:  # by the handler of SIGTERM that Ray sets while it starts: see _ended_as_by_ctrl_c
+        raise KeyboardInterrupt from None
     try:
         with _ended_as_by_ctrl_c():
             yield

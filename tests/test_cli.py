@@ -6,10 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -148,6 +150,21 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert told.splitlines()[-1] == f"radet: {SCORES_ARE_KEPT}"
     assert "SIGTERM" not in told
+
+
+def test_a_run_that_is_told_to_end_while_ray_starts_says_so(tmp_path: Path, corpus: str) -> None:
+    process = psutil.Popen(
+        [RADET, "score", corpus, "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.children():  # Ray's first process
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    said, told = process.communicate(timeout=60)
+    assert (process.returncode, said, told) == (1, "", f"radet: {SCORES_ARE_KEPT}\n")
 
 
 def test_a_service_for_which_there_is_no_room_is_refused() -> None:
