@@ -173,20 +173,20 @@ def _submit(cluster: "Cluster", wanted: JobFile, found: Package | None, base: st
         number += 1
         _say(f"{submission} has ended before: {state.lower()}")
         submission = f"{base}-{number}"
-    if not _send(cluster, wanted, found, submission):
+    if not _send(cluster, wanted, found, submission, sent):
         return _submit(cluster, wanted, found, base)
     _say(f"Submitted {submission} to {cluster.address}: {wanted.entrypoint}")
     return submission
 
 
-def _send(cluster: "Cluster", wanted: JobFile, found: Package | None, submission: str) -> bool:
+def _send(cluster: "Cluster", wanted: JobFile, found: Package | None, submission: str, digest: str) -> bool:
     runtime_env: dict[str, Any] = {"env_vars": wanted.environment}
     with tempfile.TemporaryDirectory() as folder:
         if found is not None:
             archive = Path(folder) / "job.zip"
             found.write(archive)
             runtime_env["working_dir"] = str(archive)
-        return cluster.send(submission, wanted.entrypoint, runtime_env, {_SENT: _digest(wanted, found)})
+        return cluster.send(submission, wanted.entrypoint, runtime_env, {_SENT: digest})
 
 
 def _digest(wanted: JobFile, found: Package | None) -> str:
