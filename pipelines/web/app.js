@@ -9,10 +9,12 @@ const key = document.getElementById("key");
 const results = document.getElementById("results");
 const status = document.getElementById("status");
 const progress = document.getElementById("progress");
+const allAgain = document.getElementById("all-again");
 const refusal = document.getElementById("refusal");
 const template = document.getElementById("card");
 
 const WORDS = {real: "Looks real", uncertain: "Uncertain", generated: "Looks generated"};
+const TALLIED = {generated: "generated", uncertain: "uncertain", real: "real", error: "without a score"};
 const BRANCHES = {
   semantic: "what it shows",
   discrepancy: "how its view drifts",
@@ -29,7 +31,6 @@ const STEPS = {
 const TRIES = 4;
 let waiting = Promise.resolve(); // one picture at a time: the service is there for others, too
 let cards = 0;
-let done = 0;
 let modelShown = null;
 let conditions = []; // degradations after which the detector's thresholds hold
 
@@ -268,8 +269,17 @@ function showError(card, error) {
   card.querySelector(".again").hidden = error.final === true;
 }
 
+// How many, and where there are several, of which verdicts; and a button for all that may be tried again.
 function showProgress() {
-  progress.textContent = cards > 1 ? `${done} of ${cards} pictures looked at.` : "";
+  const states = [...results.children].map((card) => card.dataset.state);
+  const found = Object.entries(TALLIED).flatMap(([state, word]) => {
+    const count = states.filter((one) => one === state).length;
+    return count ? [`${count} ${word}`] : [];
+  });
+  const done = states.filter((state) => !["waiting", "busy"].includes(state)).length;
+  const tally = found.length ? `: ${found.join(", ")}` : "";
+  progress.textContent = states.length > 1 ? `${done} of ${states.length} pictures looked at${tally}.` : "";
+  allAgain.hidden = results.querySelectorAll(".again:not([hidden])").length < 2;
 }
 
 async function work(card, file, name) {
@@ -288,7 +298,6 @@ async function work(card, file, name) {
     showError(card, error);
   }
   card.removeAttribute("aria-busy");
-  done += 1;
   showProgress();
   status.textContent = `${name}: ${card.querySelector(".verdict").textContent}. `
     + card.querySelector(".summary").textContent;
@@ -313,7 +322,6 @@ function take(files) {
       card.dataset.state = "waiting";
       card.querySelector(".verdict").textContent = "Waiting ...";
       card.querySelector(".summary").textContent = "";
-      done -= 1;
       showProgress();
       queue();
     });
@@ -327,6 +335,10 @@ function take(files) {
 input.addEventListener("change", () => {
   take([...input.files]);
   input.value = ""; // the same file may be chosen again
+});
+allAgain.addEventListener("click", () => {
+  for (const button of results.querySelectorAll(".again:not([hidden])")) button.click();
+  results.querySelector("[data-state=waiting]").focus();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 key.addEventListener("change", showModel);

@@ -119,7 +119,7 @@ def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path],
     playwright.expect(page.locator("#model")).to_contain_text("radet-lite")
     page.set_input_files("#files", [str(path) for path in two])
     cards = finished(page, 2)
-    playwright.expect(page.locator("#progress")).to_have_text("2 of 2 pictures looked at.")
+    playwright.expect(page.locator("#progress")).to_have_text(re.compile(r"2 of 2 pictures looked at: \d"))
     for index, path in enumerate(two):
         card = cards.nth(index)
         playwright.expect(card.locator(".name")).to_have_text(path.name)
@@ -210,6 +210,8 @@ def test_a_file_that_is_no_picture_is_told_in_words(page: Any, tmp_path: Path, t
         playwright.expect(card.locator(".again")).to_be_hidden()  # it is as broken the next time
         playwright.expect(card.locator(".found")).to_be_hidden()
     assert cards.nth(2).get_attribute("data-state") != "error"
+    playwright.expect(page.locator("#progress")).to_contain_text("2 without a score.")
+    playwright.expect(page.locator("#all-again")).to_be_hidden()
     assert not overlapping(page)
     assert not violations(page)
     page.screenshot(path=shots / f"{page.size}-errors.png", full_page=True)
@@ -302,6 +304,23 @@ def test_a_proxy_whose_service_is_gone_is_asked_again(page: Any, tmp_path: Path)
     assert finished(page, 1).first.get_attribute("data-state") != "error"
 
 
+def test_all_that_failed_can_be_tried_again_at_once(page: Any, tmp_path: Path, shots: Path) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for file in files:
+        file.write_bytes(encoded(photo(), "JPEG"))
+    page.route("**/v1/explain?*", lambda route: route.fulfill(status=401, json={}), times=2)
+    page.set_input_files("#files", [str(file) for file in files])
+    cards = finished(page, 3)
+    playwright.expect(page.locator("#progress")).to_contain_text("2 without a score")
+    page.screenshot(path=shots / f"{page.size}-all-again.png", full_page=True)
+    page.locator("#all-again").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(cards.first).to_be_focused()  # the button went: the keyboard goes to the first that is looked at
+    finished(page, 3)
+    playwright.expect(page.locator("#progress")).to_have_text("3 of 3 pictures looked at: 3 uncertain.")
+    playwright.expect(page.locator("#all-again")).to_be_hidden()
+
+
 def test_the_keyboard_alone_reaches_everything(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
@@ -327,15 +346,16 @@ def test_where_keys_are_wanted_the_page_asks_for_one(
         opened = browser.new_page(viewport={"width": 390, "height": 844})
         opened.goto(closed.url)
         playwright.expect(opened.locator("#model")).to_contain_text("API key")
-        opened.set_input_files("#files", str(two[0]))
-        card = finished(opened, 1).first
-        playwright.expect(card.locator(".summary")).to_contain_text("(unauthorized)")
+        opened.set_input_files("#files", [str(path) for path in two])
+        cards = finished(opened, 2)
+        for card in cards.all():
+            playwright.expect(card.locator(".summary")).to_contain_text("(unauthorized)")
         opened.screenshot(path=shots / "phone-key.png", full_page=True)
         opened.fill("#key", "let-me-in")
         opened.locator("#key").blur()
         playwright.expect(opened.locator("#model")).to_contain_text("radet-lite")
-        card.locator(".again").click()
-        playwright.expect(card.locator(".found")).to_be_visible(timeout=WAIT_MS)
+        cards.first.locator(".again").click()
+        playwright.expect(cards.first.locator(".found")).to_be_visible(timeout=WAIT_MS)
         opened.close()
 
 
