@@ -145,6 +145,7 @@ def _start_here(quiet: dict[str, Any]) -> None:
                     object_store_memory=_store_bytes(),
                     **quiet,
                 )
+            _end_log_monitor()
             return
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):  # sockets have short names only
@@ -156,6 +157,15 @@ def _start_here(quiet: dict[str, Any]) -> None:
             if last:
                 why = "this machine is too busy, or the folder of its files is full (RAY_TMPDIR, else TMPDIR, or /tmp)"
                 raise ConfigError(f"Ray did not start in twice half a minute: {why}") from error
+
+
+def _end_log_monitor() -> None:
+    """It looks ten times a second for what workers have written, for a driver that shows it: 1 % of a core."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if any(part.endswith("/log_monitor.py") for part in child.cmdline()):
+                child.kill()
+                child.wait()
 
 
 @contextmanager

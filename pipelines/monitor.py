@@ -16,7 +16,7 @@ from pipelines.observe import Collected, Family, added, gauge, without_gauges
 from radet.shift import ks, psi
 
 #: How often replicas report, and after how long one that does not is taken for gone.
-REPORT_EVERY_S = 2.0
+REPORT_EVERY_S = 5.0
 GONE_AFTER_S = 15.0
 
 _RETURNING = 100  # processes that are gone, and may have been silent only

@@ -46,6 +46,7 @@ _AT_ONCE = 512  # requests in a front, which refuses by itself, in JSON: this ho
 _REFUSAL = {"status_code": 503, "retry_after_s": _RETRY_AFTER_S}
 # Replacements start before what they replace stops: without it, a rollout of one replica is an outage.
 _ORDERLY: dict[str, Any] = {
+    "health_check_period_s": 5.0,
     "graceful_shutdown_timeout_s": _SHUTDOWN_S,
     "graceful_shutdown_wait_loop_s": 0.5,
     "max_surge_percent": 100,
@@ -146,9 +147,8 @@ def _together(args: ServeArgs, monitor: Application) -> Application:
         max_queued_requests=_AT_ONCE,
         backpressure_config=_REFUSAL,
         user_config=ServiceSettings(front=args.front, scorer=args.scoring).model_dump(),
-        autoscaling_config=_scaling(args),
-        health_check_period_s=5.0,
         max_constructor_retry_count=_LOADS,
+        **_scaling(args),
         **_ORDERLY,
     ).bind(
         args.model,
@@ -173,9 +173,8 @@ def _apart(args: ServeArgs, monitor: Application) -> Application:
         max_queued_requests=2 * batch,
         backpressure_config=_REFUSAL,
         user_config=args.scoring.model_dump(),
-        autoscaling_config=_scaling(args),
-        health_check_period_s=5.0,
         max_constructor_retry_count=_LOADS,
+        **_scaling(args),
         **_ORDERLY,
     ).bind(args.model, device="cuda" if args.gpus else "cpu", most=2 * batch, monitor=monitor)
     front: Application = serve.deployment(
@@ -187,7 +186,6 @@ def _apart(args: ServeArgs, monitor: Application) -> Application:
         max_queued_requests=_AT_ONCE,
         backpressure_config=_REFUSAL,
         user_config=args.front.model_dump(),
-        health_check_period_s=5.0,
         **_ORDERLY,
     ).bind(scorer, monitor, allow_url=args.allow_url, fronts=max(1, args.fronts), cpus=args.front_cpus)
     return front
@@ -198,7 +196,9 @@ def _actor(args: ServeArgs) -> dict[str, Any]:
 
 
 def _scaling(args: ServeArgs) -> dict[str, Any]:
-    return {
+    if args.min_replicas == args.max_replicas:  # counting requests would take 5 % of a core
+        return {"num_replicas": args.min_replicas}
+    scaling = {
         "min_replicas": args.min_replicas,
         "max_replicas": args.max_replicas,
         "target_ongoing_requests": args.scoring.max_batch_size,
@@ -207,6 +207,7 @@ def _scaling(args: ServeArgs) -> dict[str, Any]:
         "metrics_interval_s": 1.0,
         "look_back_period_s": 5.0,
     }
+    return {"autoscaling_config": scaling}
 
 
 def require_place(host: str, port: int) -> None:

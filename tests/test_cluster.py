@@ -97,6 +97,22 @@ with connected(None):
     print(ray.get_runtime_context().gcs_address, flush=True)
     input()
 """
+
+
+@pytest.mark.ray
+def test_nobody_reads_what_the_workers_of_a_run_write() -> None:
+    """Ray's log monitor would, though this driver shows nothing of it."""
+    run = subprocess.Popen([sys.executable, "-c", STANDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert run.stdout is not None
+        run.stdout.readline()
+        commands = [" ".join(child.cmdline()) for child in psutil.Process(run.pid).children()]  # raises for a zombie
+    finally:
+        run.communicate("\n", timeout=60)
+    assert any("/monitor.py" in command for command in commands), "Ray's processes have other names"
+    assert not any("log_monitor" in command for command in commands)
+
+
 JOINING = """
 import sys, ray
 
