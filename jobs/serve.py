@@ -64,12 +64,13 @@ def serve(
     haproxy = _wants_haproxy(haproxy, host, here=address is None)
     _prepare(haproxy=haproxy, here=address is None)
     import ray
+    from ray.exceptions import RayError
 
     from pipelines.alive import lost
     from pipelines.cluster import connected
     from pipelines.process import cores, fill_cores
     from pipelines.s3 import greet
-    from pipelines.serve import ServeArgs, fronts_beside_gpus, problems, require_place, require_room, start, stop
+    from pipelines.serve import ServeArgs, fronts_beside_gpus, require_place, require_room, start, stop
     from pipelines.weights import local_model
 
     greet(model)
@@ -118,14 +119,26 @@ def serve(
                 )
                 _wait(stopped)
                 console.print("Stopping: requests under way are finished ...")
-            except RuntimeError as error:
-                told = [f"{problem.code}: {problem.message}" for problem in problems()]
-                raise ConfigError(f"the service did not start: {'; '.join(told[:1]) or error}") from None
+            except (RuntimeError, RayError) as error:
+                raise _not_started(error) from None
             finally:
                 if lost() is None:  # a stop waits for ever for what is gone
                     stop(alone=address is None)
     except KeyboardInterrupt:
         raise Stop("stopped before the service was ready", code=1) from None
+
+
+def _not_started(error: Exception) -> ConfigError:
+    """Why not: as the scorers told it, or else as Serve did."""
+    from pipelines.serve import problems
+
+    if isinstance(error, RuntimeError):
+        told = [f"{problem.code}: {problem.message}" for problem in problems()]
+        why = "; ".join(told[:1]) or str(error)
+    else:  # of Ray itself: Serve waits a while for its own processes
+        why = "a process of Ray Serve did not come up, as where the machine is too busy; try again"
+        why += f" ({str(error).splitlines()[0]})"
+    return ConfigError(f"the service did not start: {why}")
 
 
 def _wait(stopped: threading.Event) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+from ray.exceptions import ActorDiedError
 
 from jobs.serve import serve
 from jobs.stop import SCORES_ARE_KEPT, Stop
@@ -21,6 +23,7 @@ from pipelines.lease import NAME as LOCK
 from pipelines.lease import Lease
 from pipelines.storage import open_folder
 from radet.config import DetectorConfig, model_id, resolve
+from radet.errors import ConfigError
 
 from .conftest import RADET, S3Server, free_port, write_corpus
 
@@ -207,7 +210,21 @@ def test_what_replicas_could_not_start_with_is_told_before_anything_starts(
     assert told in refused("serve", "--port", str(free_port()), *options, **{name: value})
 
 
-def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """`radet serve` without a cluster, in this process: a test says how its start ends."""
+    monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # which the command would leave behind
+    monkeypatch.setattr("pipelines.cluster.connected", lambda _: nullcontext())
+    monkeypatch.setattr("pipelines.serve.require_place", lambda *_: None)
+    monkeypatch.setattr("pipelines.serve.stop", lambda **_: None)
+    monkeypatch.setattr("pipelines.alive.lost", lambda: None)  # it asks a Ray that is not there, and would start one
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield monkeypatch
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_a_stop_that_the_start_swallows_is_none_the_less_one(unserved: pytest.MonkeyPatch) -> None:
     """Whoever catches too much while Ray and Serve come up, the service must not stay."""
 
     def start(*_: object, **__: object) -> None:
@@ -215,19 +232,18 @@ def test_a_stop_that_the_start_swallows_is_none_the_less_one(monkeypatch: pytest
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")  # which the command would leave behind
-    monkeypatch.setattr("pipelines.cluster.connected", lambda _: nullcontext())
-    monkeypatch.setattr("pipelines.serve.require_place", lambda *_: None)
-    monkeypatch.setattr("pipelines.serve.start", start)
-    monkeypatch.setattr("pipelines.serve.stop", lambda **_: None)
-    monkeypatch.setattr("pipelines.alive.lost", lambda: None)  # it asks a Ray that is not there, and would start one
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with pytest.raises(Stop, match="before the service was ready"):
-            serve(address="127.0.0.1:1")
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    unserved.setattr("pipelines.serve.start", start)
+    with pytest.raises(Stop, match="before the service was ready"):
+        serve(address="127.0.0.1:1")
+
+
+def test_a_service_whose_proxy_does_not_come_up_is_told_in_a_line(unserved: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise ActorDiedError
+
+    unserved.setattr("pipelines.serve.start", start)
+    with pytest.raises(ConfigError, match=r"^the service did not start: .* too busy; try again \(The actor died .*\)$"):
+        serve(address="127.0.0.1:1")
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, corpus: str) -> None:
