@@ -221,7 +221,7 @@ def read(file: Path, overrides: Sequence[str] = ()) -> JobFile:
 
 def without_password(text: str) -> str:
     """As it may be shown: an address may hold one, for a proxy before the head."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return re.sub(r"//[^/?#\s]*@", "//", text)  # to the last @: a password may hold one, too
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -276,6 +276,12 @@ def test_secrets_are_not_packed(tmp_path: Path, name: str) -> None:
         package(tmp_path, ["."])
 
 
+@pytest.mark.parametrize("secret", ["me:hunter2", "me:hunt@er2", "me", ":@"])
+def test_an_address_in_a_message_loses_all_of_its_password(secret: str) -> None:
+    text = "Failed at http://{}head:8265/jobs?by=me@work: http://{}head"
+    assert jobfile.without_password(text.format(f"{secret}@", f"{secret}@")) == text.format("", "")
+
+
 def test_a_jobs_state_is_told_whole_in_a_narrow_terminal_and_in_a_pipe() -> None:
     command = "radet score --address=auto --out=s3://bucket/scores -- s3://bucket/images"
     job = JobDetails(
