@@ -218,8 +218,10 @@ def _fit(trainer: TorchTrainer, board: Any, watcher: TrainWatcher, check: Callab
 
     thread = Thread(target=fit, name="train", daemon=True)
     thread.start()
-    while thread.is_alive():
+    going = True
+    while going:
         thread.join(_POLL_S)
+        going = thread.is_alive()  # asked before the board is: what is told at the very end is taken, too
         check()
         for kind, facts in ray.get(board.take.remote()):
             if kind == _REFUSED:

@@ -1,6 +1,9 @@
-"""What a training run tells before its first step."""
+"""What a training run tells."""
 
 import io
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from rich.console import Console
 
 from jobs.train_screen import TrainScreen
 from pipelines.labelled import Labelled
+from pipelines.train import TrainWatcher, _fit
 
 
 def listed(real: list[str], generated: list[str]) -> Labelled:
@@ -30,3 +34,24 @@ def test_a_validation_that_flatters_is_said_to_be_one(generators: list[str], tol
         screen.opened(listed(["camera"], ["", "sd1", "sd2", *"abcdef"]), listed(["camera"], generators))
     _, _, *more = out.getvalue().splitlines()
     assert [line.partition(", and its")[0] for line in more] == [told] * bool(told)
+
+
+def test_what_is_told_between_the_last_look_and_the_end_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda given: given)
+    told: list[Any] = [[("stepped", (1, 5, 5, {}))]]
+    board = SimpleNamespace(take=SimpleNamespace(remote=lambda: told.pop(0) if told else []))
+    last, heard = threading.Event(), []
+
+    class Watching(TrainWatcher):
+        def stepped(self, epoch: int, step: int, steps: int, report: dict[str, float]) -> None:
+            told.append([("validated", ({"epoch": 1.0},))])
+            last.set()  # the run ends while this look is still being shown
+            (training,) = (thread for thread in threading.enumerate() if thread.name == "train")
+            training.join()
+
+        def validated(self, epoch: dict[str, float]) -> None:
+            heard.append(epoch)
+
+    trainer: Any = SimpleNamespace(fit=last.wait)
+    assert _fit(trainer, board, Watching(), lambda: None)
+    assert heard == [{"epoch": 1.0}]
