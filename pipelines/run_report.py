@@ -1,5 +1,6 @@
 """The page of a scoring run: what is in an output, for people."""
 
+import hashlib
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -108,7 +109,9 @@ def _top(scored: pa.Table, by: str, fetcher: Fetcher, *, allow_http: bool) -> li
         uri, src = row["uri_min"], None
         if allow_http or not is_http(uri):
             with suppress(FetchError, ImageError):  # gone, or inside a container: shown without its picture
-                src = thumbnail(fetcher.read(uri))
+                data = fetcher.read(uri)
+                if hashlib.sha256(data).hexdigest() == row["sha256"]:  # else another picture now lies there
+                    src = thumbnail(data)
         score = f"{row[f'{by}_max']:.3f}"
         shown.append({"uri": uri, "score": score, "verdict": row["verdict_max"] or "", "src": src})
     return shown

@@ -1,5 +1,6 @@
 """`radet report`: the page of a scoring run says what its rows say."""
 
+import hashlib
 import re
 import shutil
 from html.parser import HTMLParser
@@ -168,6 +169,22 @@ def test_counts_add_up_however_much_there_is(tmp_path: Path, monkeypatch: pytest
     assert "The latest 1 of 2 runs." in text
     assert [cells[3:6] for cells in page.rows if cells[0] == run] == [["4", "3", "1"]]
     assert "Without a picture:" in text, "none of them is a file"
+
+
+def test_a_picture_that_was_replaced_is_not_shown_as_the_one_that_was_scored(
+    tmp_path: Path, photographs: list[Image.Image]
+) -> None:
+    out, rows = str(tmp_path / "out"), []
+    facts = {"model": "m", "finished": "2026-01-01", "seconds": 1.0, "inputs": {"unchanged": 0}, "work": {"rows": 0}}
+    for name, picture in (("same.png", photographs[0]), ("replaced.png", photographs[1])):
+        picture.resize((64, 64)).save(tmp_path / name)
+        content = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        rows.append(row(str(tmp_path / name), "1", sha256=content, phash="0", p_generated=0.5, verdict="uncertain"))
+    ledger, index, run = open_run(out, tmp_path, [one["uri"] for one in rows])
+    ledger.stage(run, block(*rows))
+    Commit(ledger, index, run, LEASE).write(facts)
+    photographs[2].resize((64, 64)).save(tmp_path / "replaced.png")
+    assert [alt for alt, _ in _Page(run_page(out)).pictures] == [str(tmp_path / "same.png")]
 
 
 @pytest.mark.browser
