@@ -88,6 +88,29 @@ def test_nobody_computes_for_a_caller_who_has_gone() -> None:
     assert sizes == [1, 1]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_caller_who_goes_while_his_item_is_computed_takes_nobody_with_him(fails: bool) -> None:
+    async def work(items: list[int]) -> list[int]:
+        await asyncio.sleep(0.02)
+        if fails:
+            raise ValueError("zero")
+        return items
+
+    async def run() -> list[int | BaseException]:
+        batcher = Batcher(work, most=2, wait_s=0.0)
+        gone, kept = (asyncio.create_task(batcher.submit(number)) for number in (1, 2))
+        await asyncio.sleep(0.005)
+        gone.cancel()
+        async with asyncio.timeout(5):
+            return [
+                *await asyncio.gather(kept, return_exceptions=True),
+                *await asyncio.gather(batcher.submit(3), return_exceptions=True),
+            ]
+
+    found = asyncio.run(run())
+    assert [type(one) for one in found] == [ValueError] * 2 if fails else found == [2, 3]
+
+
 def test_single_and_patient_items_take_turns() -> None:
     seen: list[list[int]] = []
 

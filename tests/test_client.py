@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,21 @@ def test_a_head_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no Ray dashboard at http://127.0.0.1:9" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 3, 3),
+        ("FAILED", None, 1),
+        ("FAILED", -9, 1),
+        ("FAILED", 256, 1),
+        ("STOPPED", 0, 1),
+    ],
+)
+def test_the_exit_code_is_the_jobs_own_where_it_has_one(status: str, code: int | None, expected: int) -> None:
+    assert client.exit_code(SimpleNamespace(status=status, driver_exit_code=code)) == expected
 
 
 def test_a_log_that_is_streamed_again_is_shown_once() -> None:

@@ -128,6 +128,39 @@ def test_the_rate_of_a_whole_run_is_one_line(out: io.StringIO) -> None:
     assert "\n0.2 images/s over 42 s, most of it spent on starting up or waiting\n" in out.getvalue()
 
 
+def test_what_became_of_all_inputs_is_told(out: io.StringIO) -> None:
+    inputs = {"new": 6, "resumed": 2, "unchanged": 1000, "repeated": 4, "ignored": {}}
+    work = {"joined": 3, "same": 5, "rows": 0}
+    facts = {"inputs": inputs, "work": work, "verdicts": {}, "digital_source_types": {"trainedAlgorithmicMedia": 2}}
+    show_score(Console(file=out, width=40, highlight=False), ended(rows=3) | facts, "out")
+    *_, told = out.getvalue().partition("Verdicts")
+    assert told.splitlines() == [
+        ": none, this model is not calibrated: drift and logit are given, a probability is not",
+        "Files that tell their origin (digital_source_type, unverified): 2 trainedAlgorithmicMedia",
+        "1,000 unchanged since an earlier run",
+        "2 taken over from an interrupted run",
+        "4 listed more than once",
+        "3 of the same content as another, scored",
+        "once",
+        "5 read again and found to be the same",
+        "Output: out (run r)",
+        "As a page: radet report out",
+    ]
+
+
+def test_the_stage_that_held_the_others_up_is_named(out: io.StringIO) -> None:
+    work = {"rows": 9000, "joined": 1000, "same": 3000, "scored": 4000} | {"fetch_s": 3000.0, "decode_s": 2500.0}
+    facts = {"work": work | {"score_s": 4900.0}, "plan": {"loaders": 2, "scorers": 2}, "seconds": 3720.0}
+    show_score(Console(file=out, width=120), ended() | facts, "out")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
+    assert rows[-3:] == [
+        ["fetch (in parallel)", "3.0", "32", "3%"],
+        ["decode and crop", "2.0", "2", "34%"],
+        ["score", "0.8", "2", "66%  <- bottleneck"],
+    ]
+    assert "\n2.4 images/s over 1 h 02 min\n" in out.getvalue()
+
+
 def test_pictures_that_lie_beside_tars_are_told_to_be_left_alone(out: io.StringIO) -> None:
     show_score(Console(file=out, width=120), ended(ignored={".txt": 7, "": 1}), "out")
     assert "pictures" not in out.getvalue()

@@ -31,3 +31,14 @@ def test_a_manifest_of_groups_without_its_columns_is_told_what_they_are_called(t
             pair_groups(LISTED, str(tmp_path / "groups.csv"))
         assert "--column" not in str(refused.value)
         assert f"it has {header.replace(',', ', ')}" in str(refused.value)
+
+
+def test_pictures_are_grouped_by_where_they_lie_however_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    groups = tmp_path / "lists" / "groups.csv"
+    groups.write_text(f"uri,group\n../a.jpg,one\n{tmp_path}/./b.jpg,two\n,three\n{tmp_path}/c.jpg,\n")
+    locations = [f"{tmp_path}/{name}.jpg" for name in "abcd"]
+    assert pair_groups(LISTED._replace(locations=locations), str(groups)).tolist() == ["one", "two", "", ""]
+    with pytest.raises(ConfigError, match="names none of the pictures"):
+        pair_groups(LISTED, str(groups))
+    assert pair_groups(LISTED, None).tolist() == LISTED.sources

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3fs import S3FileSystem
@@ -94,6 +95,19 @@ def test_objects(s3: S3Server) -> None:
     assert code(s3.url("fetch/a b+c%20.jpg"), max_bytes=999) == "too_large_bytes"
     assert code(s3.url("fetch/none.jpg")) == "not_found"
     assert code("s3://nobucket/none.jpg") == "not_found"
+
+
+def test_objects_are_deleted_a_thousand_at_a_time_and_one_that_stays_is_told() -> None:
+    asked: list[int] = []
+
+    class Client:
+        def delete_objects(self, Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:
+            asked.append(len(Delete["Objects"]))
+            return {} if len(asked) < 3 else {"Errors": [{"Key": "2001", "Message": "Access Denied"}]}
+
+    with pytest.raises(FetchError, match="S3 did not delete 2001: Access Denied"):
+        s3_module.delete("bucket", [str(number) for number in range(2500)], by=Client())
+    assert asked == [1000, 1000, 500]
 
 
 @pytest.mark.s3

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import parquet, tars
+from pipelines import parquet, sources, tars
 from pipelines.fetch import Fetcher
 from pipelines.items import Entry, Item, Shard, resolve
 from pipelines.sources import open_source
@@ -189,18 +189,43 @@ def test_other_files_are_counted_and_left_alone(tmp_path: Path) -> None:
     assert source.ignored == {".txt": 2, ".json": 1}
 
 
+def test_what_lies_beside_parquet_files_is_counted_once_though_they_are_listed_twice(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path))
+    assert len(list(source.shards(64))) == 1
+    assert source.ignored == {".txt": 1}
+
+
+def test_pictures_that_come_after_very_many_other_files_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_PEEK", 1)
+    for name in ("a.txt", "b.txt", "c.jpg"):
+        (tmp_path / name).touch()
+    assert len(list(open_source(str(tmp_path)).entries())) == 1
+
+
+def test_parquet_with_web_addresses_is_refused_unless_they_may_be_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": ["https://example.org/a.jpg"]}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="lists web addresses: allow reading them with --allow-http"):
+        open_source(str(tmp_path))
+    (entry,) = entries(tmp_path, allow_http=True)
+    assert entry.uri == "https://example.org/a.jpg"
+
+
 def test_several_sources_are_read_one_after_another_each_as_what_it_is(tmp_path: Path) -> None:
-    for name in ("photos/a.jpg", "photos/b.txt", "photos/out/c.jpg", "d.jpg", "e.txt"):
+    for name in ("photos/a.jpg", "photos/b.txt", "photos/out/c.jpg", "d.jpg", "e.txt", "more/h.jpg", "more/i.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "list.csv").write_text("uri\nf.jpg\n")
     write_tar(tmp_path / "g.tar", {"a.jpg": b"1"})
-    names = ("photos", "d.jpg", "list.csv", "g.tar")
+    names = ("photos", "d.jpg", "list.csv", "g.tar", "more")
     source = open_source(tuple(str(tmp_path / name) for name in names), but=str(tmp_path / "photos" / "out"))
-    assert [Path(entry.uri).name for entry in source.entries()] == ["a.jpg", "d.jpg"]
+    assert [Path(entry.uri).name for entry in source.entries()] == ["a.jpg", "d.jpg", "h.jpg"]
     assert [shard.kind for shard in source.shards(64)] == ["uris", "tar"]
-    assert source.ignored == {".txt": 1}
-    assert source.description == f"images under {tmp_path}/photos and 3 more"
+    assert source.ignored == {".txt": 2}
+    assert source.description == f"images under {tmp_path}/photos and 4 more"
     with pytest.raises(ConfigError, match=r"nothing in .*/e\.txt is named like a picture"):
         open_source((str(tmp_path / "photos"), str(tmp_path / "e.txt")))
 

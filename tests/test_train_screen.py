@@ -11,7 +11,8 @@ from rich.console import Console
 
 from jobs.train_screen import TrainScreen
 from pipelines.labelled import Labelled
-from pipelines.train import TrainWatcher, _fit
+from pipelines.train import TrainWatcher, _fit, _require
+from radet.errors import ConfigError
 
 
 def listed(real: list[str], generated: list[str]) -> Labelled:
@@ -55,3 +56,20 @@ def test_what_is_told_between_the_last_look_and_the_end_is_passed_on(monkeypatch
     trainer: Any = SimpleNamespace(fit=last.wait)
     assert _fit(trainer, board, Watching(), lambda: None)
     assert heard == [{"epoch": 1.0}]
+
+
+def test_a_run_that_was_taken_over_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda given: given)
+    board = SimpleNamespace(take=SimpleNamespace(remote=list))
+    ended = threading.Event()
+    trainer: Any = SimpleNamespace(fit=ended.wait)
+    lease, job = SimpleNamespace(taken=False), SimpleNamespace(out="s3://bucket/out")
+    told = iter([lambda: None, lambda: setattr(lease, "taken", True)])
+
+    def check() -> None:
+        next(told)()
+        _require(lease, job)  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match="another run has taken over s3://bucket/out: this one stops"):
+        _fit(trainer, board, TrainWatcher(), check)
+    ended.set()

@@ -3,10 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from pipelines.train import TrainJob, _scaling
 from pipelines.training_plan import TrainingPlan
+from radet.errors import ConfigError
+from radet.recipe import Recipe
+
+from .conftest import ROOT
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux keeps a process to a core")
 
@@ -31,6 +37,22 @@ def test_loaders_fill_what_workers_leave_and_no_more(cpus: int, workers: int, gp
 def test_a_worker_fits_on_a_node() -> None:
     assert plan(4, 1, nodes=2).worker_cpus + plan(4, 1, nodes=2).loader_cpus <= 2
     assert plan(64, 2, nodes=4) == plan(32, 2, nodes=2)
+
+
+def test_each_worker_has_a_gpu_or_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"CPU": 8.0, "GPU": 1.0}
+    monkeypatch.setattr("ray.cluster_resources", lambda: there)
+    recipe = Recipe.read(ROOT / "jobs" / "train-lite.yaml")
+    job = TrainJob(recipe=recipe, data="", val="", out="", workers=(2, 4), gpus=True)
+    with pytest.raises(ConfigError, match="--gpus: the cluster has 1 GPUs, fewer than the workers asked for"):
+        _scaling(job, plan(8, 4, gpus=True))
+    there["GPU"] = 2.0
+    found = _scaling(job, plan(8, 4, gpus=True))
+    assert (found.num_workers, found.use_gpu) == ((2, 4), True)
+    assert found.resources_per_worker == {"CPU": 1.0, "GPU": 1}
+    there.pop("GPU")
+    found = _scaling(replace(job, workers=2, gpus=False), plan(8, 2))
+    assert (found.num_workers, found.use_gpu, found.resources_per_worker) == (2, False, {"CPU": 3.0})
 
 
 @LINUX
