@@ -132,7 +132,7 @@ def _sentences(main: Contender, row: dict[str, Any], found: Evaluation) -> list[
     said = []
     rows = [r for r in found.rows if (r["detector"], r["condition"]) == (main.name, CLEAN)]
     generators = [r for r in rows if r["scope"] == "generator" and "auroc" in r]
-    if generators:
+    if len(generators) > 1:
         worst = min(generators, key=lambda r: r["auroc"])
         best = max(generators, key=lambda r: r["auroc"])
         said.append(

@@ -130,5 +130,6 @@ def test_names_are_text_in_plots_and_tables() -> None:
     page = evaluation_page(evaluation(REAL * 5, MADE * 5, names * 5), "ours")
     assert r"gen$\frac{1}$" in page
     assert "<th>(unnamed)</th>" in page
-    flat = evaluation_page(evaluation(REAL, MADE, [""] * 6), "ours")
-    assert "does best on (unnamed) (AUROC" in flat
+    flat = evaluation_page(evaluation(REAL, MADE + [0.95] * 6, [""] * 6 + ["b"] * 6), "ours")
+    assert "does best on b (AUROC 1.00) and worst on (unnamed) (0.79)." in flat
+    assert "does best" not in evaluation_page(evaluation(REAL, MADE), "ours"), "of one generator there is no best"
