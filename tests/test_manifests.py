@@ -113,3 +113,12 @@ def test_rows_of_a_csv_may_be_short_long_empty_and_of_several_lines(tmp_path: Pa
         (6, {"uri": "2.jpg", "text": "x"}),
     ]
     assert first_line(src) == {"uri": "0.jpg", "text": None}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_whole_page_of_text_may_stand_beside_an_address(tmp_path: Path, name: str) -> None:
+    text = "x" * 1_000_000
+    rows = {"a.csv": f"uri,text\n0.jpg,{text}\n", "a.tsv": f"uri\ttext\n0.jpg\t{text}\n"}
+    src = written(tmp_path, name, rows.get(name) or f'{{"uri": "0.jpg", "text": "{text}"}}\n')
+    ((_, row),) = lines(src)
+    assert row == {"uri": "0.jpg", "text": text}

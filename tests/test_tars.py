@@ -1,5 +1,6 @@
 """Members of tars: links, ids that samples share, and how many are in memory together."""
 
+import errno
 import gc
 import io
 import os
@@ -39,6 +40,15 @@ def test_links_are_rows_that_tell_how_to_pack_them(tmp_path: Path) -> None:
         assert "--dereference --hard-dereference" in link.error.message
 
 
+def test_a_json_that_is_a_link_costs_the_id_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "a.json").symlink_to("b.json")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in ("a.jpg", "a.json"):
+            archive.add(tmp_path / name, name)
+    assert [item.entry.id for item in items(tmp_path / "s.tar", ids="post")] == [f"{tmp_path}/s.tar#a.jpg"]
+
+
 @pytest.mark.parametrize(
     ("field", "name"),
     [("0", "0"), ("false", "False"), ("null", None), ('""', None), ('"x"', "x")],
@@ -75,7 +85,38 @@ def test_an_archive_that_ends_between_two_members_says_so(tmp_path: Path, missin
     write_tar(tmp_path / "s.tar", {f"{n}.jpg": b"x" * 4000 for n in range(5)})
     whole = (tmp_path / "s.tar").read_bytes()
     (tmp_path / "s.tar").write_bytes(whole[: 3 * 4608 + 512 - missing])
-    assert [item.error.code if item.error else "ok" for item in items(tmp_path)] == ["ok"] * 3 + ["truncated"]
+    found = items(tmp_path)
+    assert [item.error.code if item.error else "ok" for item in found] == ["ok"] * 3 + ["truncated"]
+    assert not any(item.rest for item in found), "tomorrow it says the same, and is not read again"
+
+
+@pytest.mark.parametrize("told", [b"[1]", b"{broken", b"[" * 100_000, b"\xff", b"null"])
+def test_a_json_that_says_nothing_of_its_sample_costs_the_id_alone(tmp_path: Path, told: bytes) -> None:
+    write_tar(tmp_path / "s.tar", {"a.jpg": b"x", "a.json": told, "b.jpg": b"y", "b.json": b'{"post": 7}'})
+    assert [(item.entry.id, item.data) for item in items(tmp_path, ids="post")] == [
+        (f"{tmp_path}/s.tar#a.jpg", b"x"),
+        ("7", b"y"),
+    ]
+
+
+def test_a_member_over_the_cap_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "MAX_BYTES", 1000)
+    write_tar(tmp_path / "s.tar", {"a.jpg": b"x" * 1001, "b.jpg": b"x" * 1000})
+    large, right = items(tmp_path)
+    assert isinstance(large.error, FetchError)
+    assert (large.data, large.error.code) == (None, "too_large_bytes")
+    assert right.data == b"x" * 1000
+
+
+def test_an_archive_that_cannot_be_had_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(location: str) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, location)
+
+    write_tar(tmp_path / "s.tar", {"a.jpg": b"x"})
+    monkeypatch.setattr(tars, "_open", lost)
+    (found,) = items(tmp_path)
+    assert isinstance(found.error, FetchError)
+    assert (found.error.code, found.error.transient, found.rest) == ("unreachable", True, True)
 
 
 def test_a_header_that_is_damaged_is_not_the_end(tmp_path: Path) -> None:
