@@ -94,6 +94,8 @@ def _walk_prefix(url: str, but: str | None) -> Iterator[Entry]:
     if not _any_under(bucket, key):
         raise ConfigError(f"nothing under {url}")
     left_out = None if but is None or not but.startswith("s3://") else "/".join(s3.split(but)).rstrip("/") + "/"
+    if left_out is not None and not left_out.startswith(f"{bucket}/{key}"):
+        left_out = None  # it is elsewhere, or around all of this
     return (
         _entry(f"s3://{bucket}/{item.key}", object_version(item), item.size)
         for page in s3.pages(bucket, key)

@@ -96,6 +96,8 @@ def test_the_output_of_a_run_below_the_same_prefix_neither(s3: S3Server) -> None
         pipelines.s3.put(f"{url}/{name}", b"x")
     for out in ("out", "out/"):
         assert {entry.uri for entry in walk(url, but=f"{url}/{out}")} == {f"{url}/a.jpg", f"{url}/out2/b.jpg"}
+    for around in (url, f"s3://{s3.bucket}"):
+        assert [entry.uri for entry in walk(f"{url}/out2", but=around)] == [f"{url}/out2/b.jpg"]
 
 
 def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:
