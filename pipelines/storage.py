@@ -43,7 +43,8 @@ class Folder(Protocol):
         """Create or replace from a local file, atomically; the local file is used up. Raises as `write`."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """The files whose names start with a folder prefix such as `parts/`; nothing if there is none."""
+        """The files whose names start with a folder prefix such as `parts/`; nothing if there is none. Raises
+        ConfigError or FetchError where it cannot be listed."""
 
     def delete(self, names: Iterable[str]) -> None:
         """Files that are gone already are no error."""
@@ -92,7 +93,7 @@ class LocalFolder:
             self._publish(temporary, name)
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        for folder, _, files in os.walk(self.root / prefix):
+        for folder, _, files in os.walk(self.root / prefix, onerror=_unlisted):
             for file in sorted(files):
                 path = Path(folder, file)
                 with suppress(FileNotFoundError):  # written, and renamed, this moment
@@ -115,6 +116,13 @@ class LocalFolder:
             os.fsync(descriptor)  # the rename itself must survive a power cut
         finally:
             os.close(descriptor)
+
+
+def _unlisted(error: OSError) -> None:
+    """What cannot be listed (a stale handle of NFS, no permission) is not taken for empty: who finds no manifest takes
+    all parts for orphans."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise ConfigError(f"cannot list {error.filename}: {error.strerror or error}") from error
 
 
 class S3Folder:

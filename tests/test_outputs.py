@@ -1,14 +1,18 @@
 """Places that results cannot be written to: one line, and before the work where it can be known by then."""
 
+import errno
+import os
 import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from pipelines.ledger import Ledger, new_run_id
 from pipelines.storage import LocalFolder, require_writable
 from radet.errors import ConfigError
 
@@ -84,6 +88,28 @@ def test_a_disk_that_is_full_is_told_and_what_was_there_stays(tmp_path: Path) ->
         LocalFolder("/dev/shm/radet-test-other-disk").upload("a", source)  # copied, where a rename cannot do
     shutil.rmtree("/dev/shm/radet-test-other-disk")
     assert folder.read("a") == b"before"
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that is committed would be taken for orphans, and removed."""
+    folder, run = LocalFolder(str(tmp_path)), new_run_id()
+    part, manifest = f"parts/{run}-00000.parquet", f"_runs/{run}.json"
+    folder.write(part, b"rows")
+    folder.write(manifest, b"{}")
+    assert list(folder.list("none/")) == list(folder.list(f"{manifest}/")) == []
+    scandir = os.scandir
+
+    def stale(path: Path) -> Any:
+        if Path(path).name == "_runs":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", stale)
+    with pytest.raises(ConfigError, match=f"cannot list {tmp_path}/_runs: Stale file handle"):
+        Ledger(folder, model_id="m", rescore=False).clean()
+    assert folder.read(part) == b"rows"
 
 
 @pytest.mark.ray
