@@ -4,6 +4,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import s3fs
@@ -15,6 +16,10 @@ from radet.errors import FetchError, ImageError
 
 Member = tuple[str, bytes | FetchError]
 
+_ABOUT_THE_NEXT = (b"L", b"K", b"x", b"X", b"g")  # types of headers that are read whole, into memory: names, pax
+_MAX_HEADER = 1 << 20
+_ASKED = 16  # times behind the end of a file, of which an archive that is whole needs a few
+
 
 class _Header(tarfile.TarInfo):
     """Only a block of zeros ends an archive: tarfile takes a damaged header, and the end of the data, for its end."""
@@ -22,11 +27,14 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if header.type in _ABOUT_THE_NEXT and header.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
 
 
 def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
@@ -38,7 +46,7 @@ def read_items(body: dict[str, Any], batch_rows: int) -> Iterator[list[Item]]:
     batch: list[Item] = []
     size = 0
     try:
-        with _open(body["file"]) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+        with _open(body["file"]) as file, _archive(file) as archive:
             for item in _items(archive, uri_of_file, body["ids"]):
                 batch.append(item)
                 size += len(item.data or b"")
@@ -60,6 +68,43 @@ def _open(location: str) -> IO[bytes]:
     return open(location, "rb")  # closed by the caller's `with`
 
 
+@contextmanager
+def _damaged() -> Iterator[None]:
+    """What tarfile believes of a damaged header until it stumbles over it (the `ord` of nothing, a size beyond all), as
+    an error of its own."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise tarfile.ReadError(f"a damaged header: {error}") from error
+
+
+class _Ending:
+    """A file that says a few times that it has ended. tarfile passes over what a header announces by reading on, behind
+    the end of the file too: where the size is damaged, for years."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._asked = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if not data:
+            self._asked += 1
+            if self._asked > _ASKED:
+                raise EOFError("it ends before what a header announces")
+        return data
+
+
+def _archive(file: IO[bytes]) -> tarfile.TarFile:
+    with _damaged():
+        return tarfile.open(fileobj=_Ending(file), mode="r|*", tarinfo=_Header)  # type: ignore[call-overload,no-any-return]
+
+
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _damaged():
+        return archive.next()
+
+
 def _items(archive: tarfile.TarFile, uri_of_file: str, ids: str | None) -> Iterator[Item]:
     for sample in _samples(archive, ids):
         given = None if ids is None else _field(sample, ids)
@@ -79,7 +124,7 @@ def _samples(archive: tarfile.TarFile, ids: str | None) -> Iterator[list[Member]
 
 def _members(archive: tarfile.TarFile) -> Iterator[Member]:
     """Images and `.json`, each with its bytes or with what is wrong with it."""
-    while (member := archive.next()) is not None:
+    while (member := _next(archive)) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # else what was met stays, a kilobyte each
         if not (is_image_name(member.name) or member.name.endswith(".json")):
             continue
@@ -89,9 +134,10 @@ def _members(archive: tarfile.TarFile) -> Iterator[Member]:
         elif member.isfile() and member.size > MAX_BYTES:
             yield member.name, FetchError("too_large_bytes", f"{member.size:,} bytes, over the cap of {MAX_BYTES:,}")
         elif member.isfile():
-            content = archive.extractfile(member)
-            assert content is not None  # a regular file
-            data = content.read()
+            with _damaged():
+                content = archive.extractfile(member)
+                assert content is not None  # a regular file
+                data = content.read()
             if len(data) < member.size:
                 raise tarfile.ReadError(f"{member.name} is cut short")
             yield member.name, data

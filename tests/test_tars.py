@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import tars
 from pipelines.items import BATCH_BYTES, Item
-from radet.errors import FetchError
+from radet.errors import FetchError, ImageError
 
 from .test_sources import items, write_tar
 
@@ -125,6 +125,34 @@ def test_a_header_that_is_damaged_is_not_the_end(tmp_path: Path) -> None:
     data[3 * 4608] ^= 0xFF
     (tmp_path / "s.tar").write_bytes(data)
     assert [item.error.code if item.error else "ok" for item in items(tmp_path)] == ["ok"] * 3 + ["truncated"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "size", [b"\x80" + b"\0" * 3 + b"\xff" * 8, b"\xff" * 12, b"77777777777\0", b"\x80" + b"\xff" * 11]
+)
+@pytest.mark.parametrize("kind", [b"0", b"L", b"x", b"S"])
+@pytest.mark.parametrize("name", ["2.jpg", "2.txt"])
+def test_a_size_that_cannot_be_ends_an_archive(tmp_path: Path, size: bytes, kind: bytes, name: str) -> None:
+    write_tar(tmp_path / "s.tar", {"0.jpg": b"x" * 500, "1.jpg": b"x" * 500, name: b"x" * 500, "3.jpg": b"x" * 500})
+    data = bytearray((tmp_path / "s.tar").read_bytes())
+    header = data[2048:2560]
+    header[124:136], header[156:157], header[148:156] = size, kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[2048:2560] = header
+    (tmp_path / "s.tar").write_bytes(data)
+    first, second, *_, last = items(tmp_path)
+    assert first.data == second.data == b"x" * 500
+    assert isinstance(last.error, ImageError)
+    assert last.error.code == "truncated"
+
+
+@pytest.mark.parametrize("head", [b"\x1f\x8b\x08", b"\x1f\x8b\x08\x04" + b"\0" * 6, b"BZh", b"\xfd7zXZ", b""])
+def test_an_archive_that_ends_within_its_first_bytes_says_so(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "s.tar.gz").write_bytes(head)
+    (found,) = items(tmp_path)
+    assert isinstance(found.error, ImageError)
+    assert found.error.code == "truncated"
 
 
 def test_members_without_a_suffix_are_inputs_as_files_are(tmp_path: Path) -> None:
