@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.access import ANYONE, Doorkeeper
-from pipelines.failures import RequestError
+from pipelines.failures import RequestError, retry_after
 from radet.errors import ConfigError
 
 
@@ -199,3 +199,11 @@ def test_a_rate_below_one_a_process_is_kept(
     with pytest.raises(RequestError) as caught:
         processes[0].spend(processes[0].admit("first"), 1, None)
     assert caught.value.retry_after_s == pytest.approx(wait_s, rel=0.1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2, 1.0, 1.5, 2.0, 2.4, 59.6])
+def test_retry_after_is_no_shorter_than_the_wait(seconds: float) -> None:
+    told = retry_after(RequestError("rate_limited", "", retry_after_s=seconds))
+    assert told is not None
+    assert max(1, seconds) <= told <= seconds + 1
+    assert retry_after(RequestError("bad_request", "")) is None

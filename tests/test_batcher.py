@@ -55,6 +55,18 @@ def test_a_full_batch_does_not_wait() -> None:
     asyncio.run(run())
 
 
+def test_what_came_while_another_batch_was_computed_has_waited_long_enough() -> None:
+    async def run() -> None:
+        batcher = Batcher(worker([], 0.02), most=2, wait_s=60)
+        async with asyncio.timeout(5):
+            full = [asyncio.create_task(batcher.submit(number)) for number in (1, 2)]
+            await asyncio.sleep(0.005)
+            assert await batcher.submit(3) == 30
+            await asyncio.gather(*full)
+
+    asyncio.run(run())
+
+
 def test_an_error_is_told_to_its_batch_and_the_next_one_goes_on() -> None:
     async def work(items: list[int]) -> list[int]:
         if 0 in items:

@@ -129,6 +129,18 @@ def test_problems_may_be_asked_for_by_age(monitor: Monitor, clock: Clock) -> Non
     clock.now = 5.0
     assert monitor.problems() == monitor.problems(10.0) == [problem]
     assert monitor.problems(1.0) == []
+    newer = Problem(code="config_invalid", message="another")
+    monitor.report(Report(replica="b", kind="scorer", problem=newer))
+    assert monitor.problems() == [newer, problem], "newest first"
+
+
+def test_a_model_that_passed_its_test_takes_the_place_of_the_one_before(monitor: Monitor) -> None:
+    meters = Meters("s1")
+    for model in ("id-1", "id-2"):
+        meters.self_test(model)
+        monitor.report(scorer("s1", meters))
+    told = [name for name in values(monitor) if name.startswith("radet_self_test_ok")]
+    assert told == ['radet_self_test_ok{model_id="id-2",replica="s1"}']
 
 
 def test_a_replica_that_was_silent_and_returns_counts_once(monitor: Monitor, clock: Clock) -> None:
