@@ -147,6 +147,18 @@ def test_a_size_that_cannot_be_ends_an_archive(tmp_path: Path, size: bytes, kind
     assert last.error.code == "truncated"
 
 
+@pytest.mark.parametrize(("length", "told"), [(100_000, None), (2_000_000, "truncated")])
+def test_a_header_that_is_longer_than_a_name_can_be_is_not_read_into_memory(
+    tmp_path: Path, length: int, told: str | None
+) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"comment": "x" * length}
+        archive.addfile(info)
+    (found,) = items(tmp_path)
+    assert (found.error.code if found.error else None) == told
+
+
 @pytest.mark.parametrize("head", [b"\x1f\x8b\x08", b"\x1f\x8b\x08\x04" + b"\0" * 6, b"BZh", b"\xfd7zXZ", b""])
 def test_an_archive_that_ends_within_its_first_bytes_says_so(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "s.tar.gz").write_bytes(head)
