@@ -65,12 +65,12 @@ def _column(manifest: str, columns: list[str], usual: tuple[str, ...]) -> str:
 
 def manifest_of(labelled: Labelled, chosen: list[str]) -> bytes:
     """JSON lines of uri and id."""
-    lines: list[str] = []
+    written: list[str] = []
     for location in labelled.locations:
         for condition in chosen:
             uri = location if condition == CLEAN else degraded(location, condition)
-            lines.append(json.dumps({"uri": uri, "id": input_id(location, condition)}))
-    return ("\n".join(lines) + "\n").encode()
+            written.append(json.dumps({"uri": uri, "id": input_id(location, condition)}))
+    return ("\n".join(written) + "\n").encode()
 
 
 def input_id(location: str, condition: str) -> str:
