@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ for _name in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and of e
 
 _PATIENCE_S = 60.0  # without an answer, before the head is given up
 _POLL_S = 1.0
+_STREAM_S = 600.0  # of a log, before it is asked for anew
 
 Details = Any  # ray.job_submission.JobDetails; Ray is untyped here
 
@@ -118,9 +119,12 @@ class Cluster:
             time.sleep(_POLL_S)
 
     async def _tail(self, submission: str, log: "_Log") -> None:
+        """One stream, for a while: from a head that is gone without a word, nothing comes and no end either."""
         log.rewind()
-        async for text in self._client.tail_job_logs(submission):
-            log.take(text)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STREAM_S):
+                async for text in self._client.tail_job_logs(submission):
+                    log.take(text)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

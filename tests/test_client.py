@@ -101,6 +101,26 @@ def test_a_stream_that_is_cut_off_is_taken_up_again() -> None:
     assert ("".join(told), str(job.status)) == ("a\nb\nc\n", "SUCCEEDED")
 
 
+class Silent(Head):
+    """Its first stream neither says anything nor ends, as where the head's machine is gone."""
+
+    async def tail(self, request: web.Request) -> web.WebSocketResponse:
+        if self.streams:
+            self.streams.clear()
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            await socket.receive()
+            return socket
+        return await super().tail(request)
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_from_which_nothing_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_STREAM_S", 0.3)
+    with listening(Silent({"night": "RUNNING"}, ("one",))) as head:
+        assert str(Cluster(head.address).follow("night", lambda _: None).status) == "SUCCEEDED"
+
+
 def test_a_head_that_is_lost_is_no_failure_of_the_job() -> None:
     with listening(Head({"night": "RUNNING"}, ("", "", ""))) as head:
         cluster = Cluster(head.address)
