@@ -18,6 +18,9 @@ from jobs.stop import Stop
 from .nodes import radet
 from .test_jobfile import SCORE, write
 
+#: What somebody runs on the cluster without submitting it.
+DRIVER = {"type": "DRIVER", "submission_id": None, "job_id": "02000000", "driver_info": None}
+
 
 class Head:
     """Ray's Jobs API, as far as it is asked here. `states`: a job's status by id; `streams`: what its log's streams
@@ -34,7 +37,8 @@ class Head:
         return web.json_response({"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})
 
     async def all(self, _: web.Request) -> web.Response:
-        return web.json_response([self._job(name) for name in self.states])
+        jobs = [self._job(name) | {"start_time": number} for number, name in enumerate(self.states)]
+        return web.json_response([self._job(next(iter(self.states))) | DRIVER, *jobs] if jobs else [])
 
     async def one(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -99,6 +103,11 @@ def test_a_stream_that_is_cut_off_is_taken_up_again() -> None:
     with listening(Head({"night": "RUNNING"}, ("a\n", "a\nb\n", "a\nb\nc\n"))) as head:
         job = Cluster(head.address).follow("night", told.append)
     assert ("".join(told), str(job.status)) == ("a\nb\nc\n", "SUCCEEDED")
+
+
+def test_what_was_submitted_is_listed_and_nothing_else_the_latest_first() -> None:
+    with listening(Head({"monday": "SUCCEEDED", "tuesday": "RUNNING"})) as head:
+        assert [job.submission_id for job in Cluster(head.address).all()] == ["tuesday", "monday"]
 
 
 class Silent(Head):
