@@ -171,6 +171,21 @@ def test_counts_add_up_however_much_there_is(tmp_path: Path, monkeypatch: pytest
     assert "Without a picture:" in text, "none of them is a file"
 
 
+def test_it_is_of_the_latest_model_and_its_rate_of_the_last_run_in_which_that_did_anything(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    for name, model, rows in (("a", "m", 20), ("b", "m", 30), ("c", "other", 900), ("", "m", 0)):
+        work = {"rows": rows, "scored": rows}
+        facts = {"model": "m", "finished": "2026-01-01", "seconds": 10.0, "inputs": {"unchanged": 0}, "work": work}
+        ledger, index, run = open_run(out, tmp_path, list(name), model)
+        if name:
+            ledger.stage(run, block(row(name, name, model_id=model, phash="0")))
+        Commit(ledger, index, run, LEASE).write(facts)
+    text = run_page(out)
+    tiles = {name: value for value, name in re.findall(r"<div><b>([^<]*)</b><span>([^<]*)</span></div>", text)}
+    assert (tiles["inputs"], tiles["images per second, latest run"]) == ("2", "3.0")
+    assert "copies" not in text, "each has a content of its own"
+
+
 def test_a_picture_that_was_replaced_is_not_shown_as_the_one_that_was_scored(
     tmp_path: Path, photographs: list[Image.Image]
 ) -> None:
