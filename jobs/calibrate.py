@@ -51,9 +51,10 @@ def calibrate(
     from jobs.console import ScoreScreen
     from pipelines.calibrate import CalibrateJob
     from pipelines.calibrate import calibrate as run
+    from pipelines.items import display
     from radet.calibration import RATES
 
-    screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False))
+    screen = ScoreScreen(Console(stderr=True, highlight=False, markup=False), what=f"the pictures of {display(data)}")
     job = CalibrateJob(
         data=data,
         model=model,

@@ -25,14 +25,17 @@ _BUSY = 0.5  # a stage that was busy for less of the time did not hold the other
 class ScoreScreen(Watcher):
     """Progress of a scoring run: rows done, rate, errors by kind, time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, what: str | None = None) -> None:
+        """`what` is scored, where that is told otherwise than by the source, such as a list that the command wrote."""
         self._console = console
+        self._what = what
         self._live: Live | None = None
         self._points: deque[tuple[float, int]] = deque()  # when so many rows were done
         self._shown = 0.0
 
     def opened(self, source: str, facts: dict[str, Any]) -> None:
-        self._console.print(f"Scoring {source}: {facts['scorers']} scoring, up to {facts['loaders']} loading")
+        told = f"Scoring {self._what or source}: {facts['scorers']} scoring, up to {facts['loaders']} loading"
+        self._console.print(told, soft_wrap=True)
         if facts["staged"]:
             self._console.print(f"Resuming: {facts['staged']:,} inputs are already scored by an interrupted run")
         if facts["orphans_removed"]:
@@ -47,7 +50,7 @@ class ScoreScreen(Watcher):
             self._live.update(Text(line))
         elif time.monotonic() - self._shown > _PLAIN_EVERY_S:
             self._shown = time.monotonic()
-            self._console.print(line, highlight=False)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def committing(self) -> None:
         self.close()

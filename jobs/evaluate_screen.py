@@ -23,7 +23,7 @@ class EvaluateScreen(EvaluateWatcher):
             f"{len(of)} {word}{'s' * (len(of) != 1)}"
             for of, word in ((detectors, "detector"), (conditions, "condition"))
         ]
-        self._console.print(f"{labelled.summary()}; {', '.join(parts)}")
+        self._console.print(f"{labelled.summary()}; {', '.join(parts)}", soft_wrap=True)
 
     def detector(self, number: int, name: str) -> ScoreScreen:
         self.close()

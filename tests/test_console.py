@@ -56,6 +56,24 @@ def test_the_rate_is_that_of_late_and_the_start_up_is_none_of_it(
     assert lines[-1] == "1,920 of 6,400 rows · 16.8/s · 4 min 26 s left", "of all 276 s it would be 7.0/s"
 
 
+def test_in_a_log_a_line_stays_a_line_however_long(out: io.StringIO, clock: SimpleNamespace) -> None:
+    """Where there is no terminal, rich would take it for one of 80 columns."""
+    source = "images under " + "/a/folder" * 20
+    shown = ScoreScreen(Console(file=out, width=80))
+    shown.opened(source, {"scorers": 2, "loaders": 2, "staged": 0, "orphans_removed": 0})
+    statuses = dict.fromkeys(("ok", "corrupt", "empty", "forbidden", "not_an_image", "not_found", "truncated"), 1000)
+    shown.moved(Tally(rows=7000, statuses=statuses), progress(new=7000))
+    begun, moved = out.getvalue().splitlines()
+    assert begun == f"Scoring {source}: 2 scoring, up to 2 loading"
+    assert moved.endswith("1,000 truncated")
+
+
+def test_a_command_says_itself_what_is_scored(out: io.StringIO) -> None:
+    shown = ScoreScreen(Console(file=out), what="the pictures of ours/")
+    shown.opened("uris in /tmp/x.jsonl", {"scorers": 1, "loaders": 1, "staged": 0, "orphans_removed": 0})
+    assert out.getvalue() == "Scoring the pictures of ours/: 1 scoring, up to 1 loading\n"
+
+
 def test_what_is_listed_counts_before_it_is_met(screen: ScoreScreen, out: io.StringIO, clock: SimpleNamespace) -> None:
     screen.moved(Tally(rows=64, statuses={"ok": 64}), progress(new=128, ahead=872))
     clock.now += 20
