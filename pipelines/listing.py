@@ -20,10 +20,13 @@ def walk(root: str, *, but: str | None = None) -> Iterator[Entry]:
     Raises:
         ConfigError: there is nothing of that name, or it may not be listed.
     """
+    if not root:  # as of a variable that is not set; as a path it would be the folder that the command was called in
+        raise ConfigError("an empty name is no source: give a folder, a file or s3://bucket/prefix, . for this folder")
     if not root.startswith("s3://"):
         path = os.path.abspath(os.path.expanduser(root))
         if not os.path.exists(path):
-            raise ConfigError(f"no such file or folder: {root}")
+            mend = "; of addresses, s3://bucket/prefix is read" if "://" in root else ""
+            raise ConfigError(f"no such file or folder: {root}{mend}")
         if not os.path.isdir(path):
             return iter([_file(path)])
         try:

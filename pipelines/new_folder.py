@@ -11,7 +11,10 @@ from radet.errors import ConfigError
 
 
 def local_folder(out: str) -> Path:
-    """The folder of a path. Raises ConfigError for a URL, which as a path would be a folder named `s3:`."""
+    """The folder of a path. Raises ConfigError for a URL, which as a path would be a folder named `s3:`, and for an
+    empty name, which would be the folder one happens to be in."""
+    if not out:
+        raise ConfigError("an empty name is no folder to write to: give one, . for this folder")
     if "://" in out:
         raise ConfigError(f"cannot write to {out}: give a local folder")
     return Path(out).expanduser()

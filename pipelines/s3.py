@@ -118,7 +118,7 @@ def _errors(what: str) -> Iterator[None]:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code in _CONFLICT:
             raise PreconditionError(what) from error
-        message = f"S3 answered {code or status} for {what}: {detail.get('Message') or 'no message'}"
+        message = f"S3 answered {code or status} for {what}: {(detail.get('Message') or 'no message').rstrip('.')}"
         if code in _FORBIDDEN or status in (401, 403):
             mend = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do there"
             raise FetchError("forbidden", f"{message}; {mend}") from error

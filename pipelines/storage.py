@@ -176,7 +176,10 @@ class S3Folder:
 
 
 def open_folder(url: str) -> LocalFolder | S3Folder:
-    """The folder that a path or an `s3://` URL names; nothing is created or contacted yet."""
+    """The folder that a path or an `s3://` URL names; nothing is created or contacted yet. Raises ConfigError for what
+    names none, an empty name among it: of a variable that is not set, it would be the folder one happens to be in."""
+    if not url:
+        raise ConfigError("an empty name is no output: give a local folder or s3://bucket/prefix, . for this folder")
     if url.startswith("s3://"):
         if not s3.split(url)[0]:
             raise ConfigError(f"{url} names no bucket: write s3://bucket/prefix")

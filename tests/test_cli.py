@@ -78,7 +78,10 @@ def test_the_version_is_that_of_all_that_computes() -> None:
     ("arguments", "says"),
     [
         (["/no/such/folder", "--out", "o"], "no such file or folder: /no/such/folder"),
+        (["gs://bucket/x", "--out", "o"], "gs://bucket/x; of addresses, s3://bucket/prefix is read"),
         (["{src}", "--out", "gs://bucket/x"], "give a local folder or s3://bucket/prefix"),
+        (["", "--out", "o"], "an empty name is no source"),
+        (["{src}", "--out", ""], "an empty name is no output"),
         (["{src}", "--out", "o", "--model", "radet-huge"], "radet-lite"),
         (["{src}", "--out", "o", "--ids", "post"], "--ids and --column go with"),
         (["https://example.org/a.jpg", "--out", "o"], "manifest"),
@@ -110,7 +113,8 @@ def test_wrong_s3_credentials_are_one_clear_line(s3: S3Server, corpus: str) -> N
     for src, out in ((s3.url("anything"), "/tmp/o"), (corpus, s3.url("refused"))):
         line = refused("score", src, "--out", out, **wrong)
         assert "SignatureDoesNotMatch" in line
-        assert "check AWS_ACCESS_KEY_ID" in line
+        assert "; check AWS_ACCESS_KEY_ID" in line
+        assert ".;" not in line
 
 
 @pytest.mark.s3

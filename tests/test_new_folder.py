@@ -40,8 +40,9 @@ def refused(*command: str) -> str:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ["explain", "data/0_real/0/00000.jpg"]], ids=lambda one: one[1])
-def test_a_bucket_is_no_folder(here: Path, command: list[str]) -> None:
+def test_a_bucket_is_no_folder_and_an_empty_name_not_this_one(here: Path, command: list[str]) -> None:
     assert refused(*command, "--out", "s3://bucket/x") == "cannot write to s3://bucket/x: give a local folder"
+    assert refused(*command, "--out", "").startswith("an empty name is no folder to write to")
     assert [path.name for path in here.iterdir()] == ["data"]
 
 
