@@ -189,6 +189,15 @@ class Front:
             raise RequestError("not_ready", "no detector is loaded yet: see /readyz")
         return self._models[0]
 
+    async def facts_for(self, condition: str | None) -> ModelFacts:
+        """The model that scores, and copies that are degraded so, too. Raises RequestError("not_ready"), and
+        ("bad_request") for a condition that its thresholds were not held to."""
+        model = await self.facts()
+        if condition is not None and condition not in (usual := usual_conditions(model.thresholds)):
+            known = ", ".join(usual) or "none"
+            raise RequestError("bad_request", f"condition: this model has {known}, not {condition!r}")
+        return model
+
     async def readiness(self) -> tuple[list[ModelFacts], list[Problem]]:
         """Models that are ready, and why scorers are not, as the monitor knows it now."""
         problems: list[Problem] = []
@@ -284,10 +293,7 @@ class Front:
         """What a scorer, asked by `ask`, says of the picture; the fields of its Score that are known without it; and
         the seconds until then."""
         data, fetch_s = await self._bytes_of(item)
-        model, decode_s = await self.facts(), 0.0
-        if item.condition is not None and item.condition not in (usual := usual_conditions(model.thresholds)):
-            known = ", ".join(usual) or "none"
-            raise RequestError("bad_request", f"condition: this model has {known}, not {item.condition!r}")
+        model, decode_s = await self.facts_for(item.condition), 0.0
         policy = model.policy
         limits = Limits(max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
         while True:
@@ -330,6 +336,7 @@ def _beside(item: Item, found: Scored | Explained, spent: dict[str, float], begu
     spent |= {"total": time.perf_counter() - begun}
     return {
         "external_id": item.external_id,
+        "condition": item.condition,
         "band": band(found.band),
         "timings": {f"{name}_ms": round(seconds * 1000, 2) for name, seconds in spent.items()},
     }

@@ -78,9 +78,7 @@ async def read_one(request: Request, settings: FrontSettings) -> Item:
         raise RequestError("bad_request", "bytes are missing: `curl -d` drops some, `curl --data-binary` sends all")
     else:
         item = Item(data=body)
-    item = _identified(item, request.query_params.get("external_id"))
-    if (condition := request.query_params.get("condition")) is not None:
-        item = replace(item, condition=condition.replace(" ", "+"))  # as which a plus arrives that is not escaped
+    item = _degraded(_identified(item, request.query_params.get("external_id")), request)
     if item.error is not None:
         raise item.error
     return item
@@ -100,7 +98,7 @@ async def read_many(request: Request, settings: FrontSettings) -> list[Item]:
         raise RequestError("bad_request", "a batch of no pictures")
     if len(items) > settings.max_items:
         raise _too_many(settings.max_items)
-    return [_identified(item, None) for item in items]
+    return [_degraded(_identified(item, None), request) for item in items]
 
 
 def _kind(request: Request) -> str:
@@ -177,6 +175,13 @@ def _identified(item: Item, asked: str | None) -> Item:
     if external_id is not None and len(external_id) > _MAX_ID:
         raise RequestError("bad_request", f"external_id: at most {_MAX_ID} characters")
     return replace(item, external_id=external_id)
+
+
+def _degraded(item: Item, request: Request) -> Item:
+    """With the condition of the request's query, if it has one."""
+    condition = request.query_params.get("condition")
+    # A plus that is not escaped arrives as a space.
+    return item if condition is None else replace(item, condition=condition.replace(" ", "+"))
 
 
 def _parse_one(body: bytes) -> Item:

@@ -183,13 +183,17 @@ def _add_batch(app: FastAPI, front: Front) -> None:
             **_FAILURES,
         },
     )
-    async def score_batch(request: Request, caller: Annotated[Caller, place]) -> Response:
+    async def score_batch(
+        request: Request,
+        caller: Annotated[Caller, place],
+        condition: Annotated[str | None, Query(max_length=64, description=_CONDITION)] = None,  # noqa: ARG001
+    ) -> Response:
         """Items come back in order, each with a `result` or an `error`. With `Accept: application/x-ndjson` each is a
         line of its own, sent as soon as it is known. After 100 seconds what is not scored is `overloaded`."""
         begun = asyncio.get_running_loop().time()
         items = await read_many(request, front.settings)
         with _spending(front, caller, len(items)):
-            await front.facts()  # not ready is said once, not for each picture
+            await front.facts_for(items[0].condition)  # what stands in the way of all is said once
 
         async def told() -> AsyncIterator[dict[str, Any]]:
             async for item in front.score_all(items, begun):

@@ -80,6 +80,9 @@ class _Traced(BaseModel):
 
 class _Answered(_Traced):
     schema_version: int = SCHEMA_VERSION
+    condition: Annotated[str | None, Field(description="as asked for: all that is said is of the copy degraded so")] = (
+        None
+    )
     band: Annotated[Band | None, Field(description="null while the checkpoint is uncalibrated")]
 
 
@@ -198,6 +201,7 @@ EXAMPLE_SCORE: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,
     "request_id": "0f8c2a6e-5b0e-4f0c-9a60-6d7f3c1f2a11",
     "external_id": "post-17",
+    "condition": None,
     "band": {"real_below": 0.177, "generated_above": 0.733},
     "timings": {"fetch_ms": 0.0, "decode_ms": 6.1, "queue_ms": 4.0, "inference_ms": 41.7, "total_ms": 54.9},
 }

@@ -11,7 +11,7 @@ from radet.degradations import degrade
 from radet.thresholds import usual_conditions
 
 from .bad_inputs import encoded, photo
-from .client import ask
+from .client import ask, form
 from .service import Service
 
 
@@ -38,6 +38,20 @@ def test_a_condition_that_the_model_was_not_held_to_is_refused_before_any_work(h
         answer = ask(f"{here.url}/v1/score?{urlencode({'condition': condition})}", body=picture)
         assert (answer.status, answer.code) == (400, "bad_request")
         assert "jpeg:50" in answer.json()["error"]["message"]
+
+
+def test_each_picture_of_a_batch_is_degraded_and_every_answer_says_so(here: Service, picture: bytes) -> None:
+    body, headers = form(("file", "a.jpg", picture), ("file", "b.jpg", picture))
+    url = f"{here.url}/v1/score:batch"
+    items = ask(f"{url}?condition=jpeg:50", body=body, headers=headers).json()["items"]
+    alone = ask(f"{here.url}/v1/score?condition=jpeg:50", body=picture).json()
+    assert [shared(item["result"]) for item in items] == 2 * [shared(alone)]
+    assert [item["result"]["condition"] for item in items] == 2 * ["jpeg:50"]
+    assert alone["condition"] == "jpeg:50"
+    assert ask(f"{here.url}/v1/score", body=picture).json()["condition"] is None
+    assert ask(f"{here.url}/v1/explain?condition=blur:1", body=picture).json()["condition"] == "blur:1"
+    refused = ask(f"{url}?condition=jpeg:49", body=body, headers=headers)
+    assert (refused.status, refused.code) == (400, "bad_request"), "once, not for each picture"
 
 
 def test_caps_hold_before_a_picture_is_degraded(here: Service, request: pytest.FixtureRequest) -> None:
