@@ -188,6 +188,12 @@ function showPicture(card, told, name) {
   turn();
 }
 
+// In whole percent, as the sentences say it (radet/explain.py): all and none are said only of all and none.
+function share(part) {
+  if (part >= 0.995 && part < 1) return "more than 99%";
+  return part > 0 && part < 0.005 ? "less than 1%" : `${(part * 100).toFixed(0)}%`;
+}
+
 function showFound(card, told, name) {
   const {score, band, percentile} = told;
   card.dataset.state = score.verdict || "uncalibrated";
@@ -205,7 +211,7 @@ function showFound(card, told, name) {
   }));
   card.querySelector(".drift-title").hidden = card.querySelector(".drift").hidden = percentile === null;
   if (percentile !== null) {
-    card.querySelector(".drift").textContent = `Percentile ${Math.floor(percentile * 100)} of the reference pictures. `
+    card.querySelector(".drift").textContent = `Of the reference pictures ${share(percentile)} drift less. `
       + "The higher, the more the detector's view moved.";
   }
   showBranches(card, told.contributions, told.bias);

@@ -130,7 +130,9 @@ def test_pictures_get_verdicts_heat_maps_and_reasons(page: Any, two: list[Path],
             ]
         )
         playwright.expect(card.locator(".summary")).to_contain_text("Probability of generation 0.")
-        playwright.expect(card.locator(".drift")).to_contain_text("Percentile")
+        share = re.search(r"larger than that of (.*%) of real", card.locator(".sentences").inner_text())
+        assert share is not None
+        playwright.expect(card.locator(".drift")).to_contain_text(f"Of the reference pictures {share[1]} drift less")
         playwright.expect(card.locator(".branches dt")).to_have_count(4)
         assert card.locator(".sentences li").count() >= 4
         assert "proof" in card.locator(".sentences").inner_text()
