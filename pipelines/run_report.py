@@ -19,6 +19,7 @@ from pipelines.storage import open_folder
 from radet.errors import ConfigError, FetchError, ImageError
 
 _SHOWN = 24  # pictures most likely generated
+_TRIED = 3  # further copies of such a picture, the latest first, where the first by name is gone
 _COPIES = 15  # contents with the most copies
 _ERRORS = 50  # inputs without a score
 _RUNS = 50
@@ -104,14 +105,21 @@ def _top(scored: pa.Table, by: str, fetcher: Fetcher, *, allow_http: bool) -> li
         [(by, "max"), ("uri", "min"), ("verdict", "max")]
     )  # copies are alike
     order = contents.sort_by([(f"{by}_max", "descending"), ("uri_min", "ascending")])
+    highest = order.slice(0, _SHOWN)
+    names: dict[str, list[str]] = {}  # by content, the latest first: a file that was moved lies there
+    alike = scored.filter(pc.is_in(scored["sha256"], highest["sha256"].combine_chunks()))
+    for sha256, uri in zip(alike["sha256"].to_pylist()[::-1], alike["uri"].to_pylist()[::-1], strict=True):
+        names.setdefault(sha256, []).append(uri)
     shown: list[dict[str, Any]] = []
-    for row in order.slice(0, _SHOWN).to_pylist():
+    for row in highest.to_pylist():
         uri, src = row["uri_min"], None
-        if allow_http or not is_http(uri):
-            with suppress(FetchError, ImageError):  # gone, or inside a container: shown without its picture
-                data = fetcher.read(uri)
-                if hashlib.sha256(data).hexdigest() == row["sha256"]:  # else another picture now lies there
-                    src = thumbnail(data)
+        for name in dict.fromkeys((uri, *names[row["sha256"]][:_TRIED])):
+            if allow_http or not is_http(name):
+                with suppress(FetchError, ImageError):  # gone, or inside a container: shown without its picture
+                    data = fetcher.read(name)
+                    if hashlib.sha256(data).hexdigest() == row["sha256"]:  # else another picture lies there now
+                        uri, src = name, thumbnail(data)
+                        break
         score = f"{row[f'{by}_max']:.3f}"
         shown.append({"uri": uri, "score": score, "verdict": row["verdict_max"] or "", "src": src})
     return shown

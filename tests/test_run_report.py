@@ -202,6 +202,20 @@ def test_a_picture_that_was_replaced_is_not_shown_as_the_one_that_was_scored(
     assert [alt for alt, _ in _Page(run_page(out)).pictures] == [str(tmp_path / "same.png")]
 
 
+def test_a_picture_that_was_moved_is_shown_where_it_is_now(tmp_path: Path, photographs: list[Image.Image]) -> None:
+    out, facts = str(tmp_path / "out"), {"model": "m", "finished": "2026-01-01", "seconds": 1.0}
+    photographs[0].save(tmp_path / "sorted.jpg")
+    content = hashlib.sha256((tmp_path / "sorted.jpg").read_bytes()).hexdigest()
+    for name in ("a inbox.jpg", "sorted.jpg"):
+        path = str(tmp_path / name)
+        ledger, index, run = open_run(out, tmp_path, [path])
+        ledger.stage(run, block(row(path, "1", sha256=content, p_generated=0.25, verdict="real")))
+        Commit(ledger, index, run, LEASE).write(facts | {"inputs": {"unchanged": 0}, "work": {"rows": 1, "scored": 1}})
+    ((name, src),) = _Page(run_page(out)).pictures
+    assert name == str(tmp_path / "sorted.jpg")
+    assert src.startswith("data:image/")
+
+
 @pytest.mark.browser
 def test_the_columns_beside_a_long_name_can_be_seen(tmp_path: Path) -> None:
     out, name = str(tmp_path / "out"), "long" * 60
