@@ -26,7 +26,7 @@ def drift(
 
     [bold]Exit codes[/bold]: 0 no notable shift; 1 a notable one; 2 the request cannot work.
     """
-    from pipelines.compare import compare
+    from pipelines.compare import LEAST, compare
 
     found = compare(earlier, later)
     console = Console(highlight=False, markup=False)
@@ -50,5 +50,13 @@ def drift(
     for word, shares in (("verdicts", found.verdicts), ("statuses", found.statuses)):
         told = ", ".join(f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items())
         console.print(f"{word}: {told or 'none'}", soft_wrap=True)
+    few = min(before, after) < LEAST
+    if found.notable:
+        console.print("A notable shift: look at the pictures, or at what delivers them.", soft_wrap=True)
+    else:
+        console.print(f"No notable shift{' that so few scores could show' * few}.", soft_wrap=True)
+    if few:
+        told = f"Below {LEAST} scores a PSI is large by accident, even where nothing has changed: read `by chance`."
+        console.print(told, soft_wrap=True)
     if found.notable:
         raise typer.Exit(1)

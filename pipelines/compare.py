@@ -17,7 +17,9 @@ from radet.errors import ConfigError
 from radet.metrics import quantiles
 from radet.shift import NOTABLE_PSI, psi
 
-_LEAST, _MOST = 100, 2_000_000  # scored pictures of a night that is compared in passing: rows
+#: Scored pictures from which on a PSI, over twenty bins, says something of them and not of their number.
+LEAST = 100
+_MOST = 2_000_000  # rows of a night that is compared in passing
 _VALUES = ("p_generated", "logit", "drift_cosine", "drift_mahalanobis")
 
 
@@ -72,10 +74,10 @@ def compare_nights(out: str, manifest: dict[str, Any]) -> Nights | None:
     """
     before: dict[str, Any] | None = None
     for one in Ledger(open_folder(out), model_id=manifest["model_id"], rescore=False).manifests():
-        enough = one["statuses"].get("ok", 0) >= _LEAST and one["rows"] <= _MOST
+        enough = one["statuses"].get("ok", 0) >= LEAST and one["rows"] <= _MOST
         if one["model_id"] == manifest["model_id"] and one["run"] < manifest["run"] and enough:
             before = one
-    if before is None or not _LEAST <= manifest["statuses"].get("ok", 0) <= manifest["rows"] <= _MOST:
+    if before is None or not LEAST <= manifest["statuses"].get("ok", 0) <= manifest["rows"] <= _MOST:
         return None
     earlier, later = (f"{out.rstrip('/')}/{RUNS}{run}.json" for run in (before["run"], manifest["run"]))
     return Nights(earlier=before["run"], later=manifest["run"], comparison=compare(earlier, later))

@@ -45,7 +45,7 @@ class Labelled(NamedTuple):
         made = len(self.locations) - real
         sources = sum(1 for generated, _ in kinds if generated)
         left = f", {self.skipped:,} without a label left alone" if self.skipped else ""
-        return f"{real:,} real and {made:,} generated pictures of {sources} sources{left}"
+        return f"{real:,} real and {made:,} generated pictures of {sources} source{'s' * (sources != 1)}{left}"
 
 
 def list_reference(src: str) -> list[str]:

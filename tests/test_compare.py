@@ -108,6 +108,22 @@ def test_few_pictures_are_no_shift(write: Write) -> None:
     assert not compare(one, two).notable
 
 
+def test_what_a_comparison_means_is_said_in_words(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(3)
+    few = write("few", RUN[1], rng.beta(2, 5, 11))
+    assert compare(few, few).shifts[0].psi > 0.25, "though nothing has changed"
+    drift(few, few)
+    told = capsys.readouterr().out
+    assert "No notable shift that so few scores could show.\n" in told
+    assert "Below 100 scores a PSI is large by accident" in told
+    many = write("many", RUN[1], rng.beta(2, 5, 300))
+    drift(many, many)
+    assert capsys.readouterr().out.endswith("\nNo notable shift.\n")
+    with pytest.raises(typer.Exit):
+        drift(many, write("other", RUN[1], rng.beta(5, 2, 300)))
+    assert capsys.readouterr().out.endswith("\nA notable shift: look at the pictures, or at what delivers them.\n")
+
+
 def test_scores_of_different_models_are_not_compared(write: Write, tmp_path: Path) -> None:
     p = np.random.default_rng(1).beta(2, 5, 50)
     one, two = write("a", RUN[1], p), write("b", RUN[2], p, model="m2")

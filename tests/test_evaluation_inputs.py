@@ -42,3 +42,13 @@ def test_pictures_are_grouped_by_where_they_lie_however_that_is_written(tmp_path
     with pytest.raises(ConfigError, match="names none of the pictures"):
         pair_groups(LISTED, str(groups))
     assert pair_groups(LISTED, None).tolist() == LISTED.sources
+
+
+def test_what_is_listed_is_told_in_words() -> None:
+    made = np.array([False, False, True, True])
+    assert Labelled(list("abcd"), made, ["", "", "sd", "sd"], 0).summary() == (
+        "2 real and 2 generated pictures of 1 source"
+    )
+    assert Labelled(list("abcd"), made, ["", "", "sd", "gan"], 3).summary() == (
+        "2 real and 2 generated pictures of 2 sources, 3 without a label left alone"
+    )
