@@ -127,7 +127,8 @@ def show_score(console: Console, manifest: dict[str, Any], out: str) -> None:
         console.print(stages)
         console.print(rate, soft_wrap=True)
     console.print(f"Output: {out} (run {manifest['run']})", soft_wrap=True)
-    console.print(f"As a page: radet report {shlex.quote(out)}", soft_wrap=True)
+    why = ", with why inputs have no score" if set(manifest["statuses"]) - {"ok"} else ""
+    console.print(f"As a page{why}: radet report {shlex.quote(out)}", soft_wrap=True)
 
 
 def show_nights(console: Console, nights: "Nights | None", out: str) -> None:

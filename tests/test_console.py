@@ -186,3 +186,15 @@ def test_pictures_that_lie_beside_tars_are_told_to_be_left_alone(out: io.StringI
     assert (
         "12 other files (.jpg, .png, .txt)\n5 of these are pictures beside WebDataset tars under in: " in out.getvalue()
     )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ({"ok": 9}, "As a page: radet report 'my out'"),
+        ({"ok": 7, "corrupt": 2}, "As a page, with why inputs have no score: radet report 'my out'"),
+    ],
+)
+def test_where_to_read_why_inputs_have_no_score_is_told(out: io.StringIO, statuses: dict[str, int], told: str) -> None:
+    show_score(Console(file=out, width=60), ended() | {"statuses": statuses}, "my out")
+    assert out.getvalue().splitlines()[-1] == told
