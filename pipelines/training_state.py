@@ -46,19 +46,26 @@ def state_folder(out: str) -> LocalFolder | S3Folder:
     return open_folder(f"{out.rstrip('/')}/{STATE}")
 
 
+def _holds(folder: LocalFolder | S3Folder, name: str) -> bool:
+    try:
+        folder.read(name)
+    except OSError:
+        return False
+    return True
+
+
 def require_free(out: str, *, resume: bool) -> None:
     """Raises ConfigError where OUT holds a run that was begun, unless it is to be gone on with; and where no run was
     begun, files that the checkpoint's would replace."""
     folder = open_folder(out)
     if any(item.name != f"{STATE}/{LOCK}" for item in folder.list(f"{STATE}/")):
         if not resume:
+            if _holds(folder, "config.json"):  # written last
+                mend = "give another --out, or --resume for more epochs"
+                raise ConfigError(f"{out} holds the checkpoint of a run that has ended: {mend}")
             raise ConfigError(f"{out} holds a run that was begun: go on with it by --resume, or give another --out")
         return
-    for name in ("config.json", "README.md"):
-        try:
-            folder.read(name)
-        except OSError:
-            continue
+    if name := next((name for name in ("config.json", "README.md") if _holds(folder, name)), None):
         raise ConfigError(f"{out} holds a {name} already, which the checkpoint's would replace: give another --out")
 
 

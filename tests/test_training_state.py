@@ -71,6 +71,8 @@ def test_what_no_run_has_left_is_not_overwritten(tmp_path: Path, name: str, resu
 def test_a_run_that_ended_can_be_gone_on_with(out: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     require_free(out, resume=True)
+    with pytest.raises(ConfigError, match="has ended: give another --out, or --resume for more epochs"):
+        require_free(out, resume=False)
 
 
 def test_the_same_goes_on_for_longer(out: str, recipe: Recipe, begin: Begin) -> None:
