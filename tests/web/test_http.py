@@ -164,6 +164,16 @@ def test_a_redirect_to_a_blocked_place(serve, location):
     assert server.accepted == 1
 
 
+def test_a_redirect_to_a_name_that_does_not_resolve_now_may_lead_somewhere_tomorrow(serve):
+    def resolve(*_):
+        raise OSError("no answer")
+
+    server = serve(redirect("http://images.example/a.png"))
+    with reading(HttpPolicy(trusted=frozenset({f"127.0.0.1:{server.port}"})), resolve=resolve) as reader:
+        error = refused(reader, server.url())
+    assert (error.code, error.transient) == ("unreachable", True)
+
+
 def test_a_redirect_without_location(serve, read):
     assert read(serve(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n").url()).code == "bad_redirect"
 

@@ -84,6 +84,11 @@ def test_a_compressed_body_is_refused(serve, read, encoding):
     assert (error.code, error.transient) == ("http_status", False)
 
 
+@pytest.mark.parametrize("encoding", ["Identity ", ""])
+def test_a_body_that_is_said_not_to_be_compressed_is_read(serve, read, encoding):
+    assert read(serve(ok(BODY, f"Content-Encoding: {encoding}")).url()) == BODY
+
+
 @pytest.mark.parametrize(
     "head",
     [
