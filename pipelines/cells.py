@@ -9,6 +9,7 @@ node's cache as an Arrow file; from then on every process maps that into memory.
 import hashlib
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from pipelines.node_cache import locked, node_cache
 from pipelines.outage import READING, outage
-from radet.errors import FetchError
+from radet.errors import ConfigError, FetchError
 
 _SCHEME = "parquet://"
 _MAPPED = 256  # row groups that a process keeps open
@@ -49,7 +50,7 @@ class Cell(NamedTuple):
             raise FetchError("not_found", f"{location} names no row of a Parquet file") from None
 
     def read(self) -> bytes:
-        """The picture's file; b"" for null. Raises FetchError."""
+        """The picture's file; b"" for null. Raises FetchError, and ConfigError for a disk without room."""
         cells = _mapped(self.file, self.version, self.column, self.group)
         if not 0 <= self.row < len(cells):
             raise FetchError("not_found", f"{self.file} has no row {self.row} in row group {self.group}")
@@ -69,7 +70,7 @@ def _mapped(file: str, version: str, column: str, group: int) -> pa.Array:
     return pa.ipc.open_file(pa.memory_map(str(target))).get_batch(0).column(0)
 
 
-def _lay_down(file: str, column: str, group: int, target: os.PathLike[str]) -> None:
+def _lay_down(file: str, column: str, group: int, target: Path) -> None:
     from pipelines import parquet  # noqa: PLC0415 - which needs the fetcher, which reads cells
 
     try:
@@ -81,5 +82,11 @@ def _lay_down(file: str, column: str, group: int, target: os.PathLike[str]) -> N
     except (pa.ArrowException, LookupError, OverflowError, ValueError, *READING) as error:
         broken = FetchError("not_found", f"row group {group} of {file} has no pictures {column!r} to be read: {error}")
         raise outage(error) or broken from error
-    with pa.OSFile(os.fspath(target), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("data", cells.type)])) as writer:
-        writer.write_batch(pa.record_batch([cells], names=["data"]))
+    schema = pa.schema([("data", cells.type)])
+    try:
+        with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch([cells], names=["data"]))
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        mend = "RADET_CACHE names a folder with room for a copy of the pictures in Parquet files"
+        raise ConfigError(f"{target.parent} cannot be written to: {error}; {mend}") from error

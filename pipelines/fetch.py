@@ -65,8 +65,9 @@ class Fetcher:
         if (parts := degraded.split(location)) is not None:
             from radet.degradations import degrade  # noqa: PLC0415 - drivers name locations and decode nothing
 
+            original = self.read(parts[1])
             try:
-                return degrade(self.read(parts[1]), parts[0])
+                return degrade(original, parts[0])
             except ConfigError as error:
                 raise FetchError("not_found", error.message) from error
         if (cell := Cell.parse(location)) is not None:

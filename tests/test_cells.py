@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,22 @@ def write(file: Path, listed: Labelled, *, struct: bool, rows: slice = slice(Non
 @pytest.fixture
 def tree(tmp_path: Path, photographs: list[Image.Image]) -> Labelled:
     return list_labelled(str(write_tree(tmp_path / "tree", photographs, 24)))
+
+
+def test_a_cache_without_room_is_told_and_holds_nothing_half_written(
+    tree: Labelled, tmp_path: Path, cache: Path
+) -> None:
+    write(tmp_path / "one.parquet", tree, struct=False)
+    location = list_labelled(str(tmp_path / "one.parquet")).locations[0]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(ConfigError, match=r"cells cannot be written to: .*; RADET_CACHE names a folder with room"):
+            Fetcher(allow_http=False).read(location)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(cache.rglob("*.tmp"))
+    assert Fetcher(allow_http=False).read(location)
 
 
 @pytest.mark.parametrize("struct", [False, True])
