@@ -164,7 +164,7 @@ class FrozenEncoder(nn.Module):
         maps_BND = output.float().permute(0, 2, 3, 1).flatten(1, 2)
         mean_B1D = maps_BND.mean(1, keepdim=True)
         # Tensor.std takes seven times as long.
-        std_BD = ((maps_BND - mean_B1D).square().sum(1) / (maps_BND.shape[1] - 1)).sqrt()
+        std_BD = ((maps_BND - mean_B1D).square().sum(1) / max(1, maps_BND.shape[1] - 1)).sqrt()  # one place: 0
         return torch.cat([mean_B1D.squeeze(1), std_BD], dim=1)
 
 
@@ -371,7 +371,8 @@ def _hub_reference(weights: str, family: str) -> str:
 @contextmanager
 def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
     """What the libraries raise, as ModelError: an OSError is a file or a download that failed, a RuntimeError a tensor
-    that does not fit, and the rest is about a model's own config. `mend` ends the message about a missing file."""
+    that does not fit, and the rest is about a model's own config (an activation that there is not, patches of no
+    pixels). `mend` ends the message about a missing file."""
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - each of them has imported it
 
     try:
@@ -380,7 +381,7 @@ def _library_errors(weights: str, *, mend: str = "") -> Iterator[None]:
         raise ModelError("weights_missing", f"{weights!r} cannot be loaded: {_first_line(error)}{mend}") from error
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError("weights_mismatch", f"{weights!r} does not fit the encoder: {_first_line(error)}") from error
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, LookupError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError("config_invalid", f"{weights!r} has no model's config.json: {_first_line(error)}") from error
 
 

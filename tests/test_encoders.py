@@ -104,6 +104,18 @@ def test_a_look_is_the_embedding_and_the_tokens_of_the_blocks(built):
         encoder.token_dims((99,), X.shape[-1])
 
 
+def test_a_block_of_one_place_has_a_token_of_numbers(tmp_path):
+    """Of 32 pixels the last block leaves one place, which deviates from nothing."""
+    identity, _ = small_cnn(tmp_path)
+    encoder = load_encoder(describe(*identity, **HALF, size=32, folder=tmp_path), tmp_path)
+    with torch.inference_mode():
+        (token,) = encoder.look(X, (len(encoder.blocks) - 1,)).tokens
+        assert encoder.patches(X).shape[1:3] == (1, 1)
+    mean, std = token.chunk(2, dim=1)
+    assert mean.isfinite().all()
+    assert (std == 0).all()
+
+
 def test_bf16_is_near_but_computed_otherwise_and_comes_out_as_fp32(built):
     folder, config, _ = built
     with torch.no_grad():
@@ -196,8 +208,14 @@ def test_the_name_of_a_transformers_encoder_is_checked(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda _: {}, lambda told: told | {"model_type": "nonsense"}, lambda told: told | {"hidden_size": "x"}],
-    ids=["empty", "unknown", "a wrong field"],
+    [
+        lambda _: {},
+        lambda told: told | {"model_type": "nonsense"},
+        lambda told: told | {"hidden_size": "x"},
+        lambda told: told | {"hidden_act": "nonsense"},
+        lambda told: told | {"patch_size": 0},
+    ],
+    ids=["empty", "unknown", "a wrong field", "an unknown activation", "patches of no pixels"],
 )
 def test_a_transformers_config_of_no_model_is_refused(tmp_path, change):
     dinov2(tmp_path)
