@@ -147,7 +147,7 @@ _CLEARLY = 0.05
 
 def _controls(controls: Mapping[str, Control]) -> list[str]:
     """The section on where the discrepancy evidence comes from, and what it says in words."""
-    learned, norm, random = (controls[name].discrepancy for name in ("learned", "norm", "random"))
+    learned, random = (controls[name].discrepancy for name in ("learned", "random"))
     norm = max(controls["norm"].drift, 1 - controls["norm"].drift)
     if learned < 0.5 + _CLEARLY:
         words = "The discrepancy branch tells real from generated hardly better than a coin; nothing follows from it."
