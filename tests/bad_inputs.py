@@ -76,8 +76,14 @@ def without_adobe_marker(jpeg: bytes) -> bytes:
     return jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big") :]
 
 
-def wide_gamut_profile() -> bytes:
-    """An ICC profile (matrix and gamma 2.2) with the primaries of Display P3, adapted to D50."""
+P3 = ((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))  # adapted to D50, as XYZ
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+
+
+def wide_gamut_profile(
+    primaries: tuple[tuple[float, float, float], ...] = P3, curve: tuple[int, ...] = (round(2.2 * 256),)
+) -> bytes:
+    """An ICC profile of a matrix and one curve: a gamma in 256ths, or points from 0 to 65535."""
 
     def fixed(*values: float) -> bytes:
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
@@ -85,12 +91,13 @@ def wide_gamut_profile() -> bytes:
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + fixed(*values)
 
-    gamma = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(2.2 * 256))
+    gamma = b"curv\0\0\0\0" + struct.pack(f">I{len(curve)}H", len(curve), *curve) + bytes(len(curve) % 2 * 2)
+    red, green, blue = primaries
     tags = {
         b"wtpt": xyz(0.9642, 1.0, 0.8249),
-        b"rXYZ": xyz(0.5151, 0.2412, -0.0011),
-        b"gXYZ": xyz(0.2920, 0.6922, 0.0419),
-        b"bXYZ": xyz(0.1571, 0.0666, 0.7841),
+        b"rXYZ": xyz(*red),
+        b"gXYZ": xyz(*green),
+        b"bXYZ": xyz(*blue),
         b"rTRC": gamma,
         b"gTRC": gamma,
         b"bTRC": gamma,

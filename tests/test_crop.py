@@ -32,7 +32,10 @@ def test_nonsense_is_an_invalid_config(fields):
     assert caught.value.code == "config_invalid"
 
 
-@pytest.mark.parametrize("fields", [{"resize": None}, {"resize": 224}, {"resize": 384, "size": 384}, {"size": 1}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"resize": None}, {"resize": 224}, {"resize": 384, "size": 384}, {"size": 1}, {"resize": 4096, "size": 4096}],
+)
 def test_sensible_policies_are_accepted(fields):
     CropPolicy(**fields)
 

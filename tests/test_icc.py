@@ -4,7 +4,7 @@ from PIL import ImageCms
 
 from radet.icc import _transform, to_srgb
 
-from .bad_inputs import photo, wide_gamut_profile
+from .bad_inputs import SRGB, photo, wide_gamut_profile
 
 CROP = np.asarray(photo(64, 48))
 
@@ -29,6 +29,14 @@ def srgb_profile() -> bytes:
 )
 def test_pixels_stay_untouched_where_there_is_nothing_to_convert(profile):
     assert to_srgb(CROP, profile) is CROP
+
+
+def test_srgb_by_another_name_is_srgb_and_a_plain_gamma_is_not():
+    """A curve that is a hundredth darker is off by a level, either way; gamma 2.2 by six, in the dark."""
+    share = np.linspace(0, 1, 256)
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) ** 1.01
+    assert to_srgb(CROP, wide_gamut_profile(SRGB, tuple((65535 * linear).round().astype(int)))) is CROP
+    assert to_srgb(CROP, wide_gamut_profile(SRGB)) is not CROP
 
 
 def test_a_wider_gamut_gets_more_saturated_and_grey_stays_grey():

@@ -13,7 +13,7 @@ from radet.tiff import MAX_NUMBERS, Tags, exif_orientation
 from .bad_inputs import encoded, photo, png_chunk, rotated_exif
 from .decoding import code_of
 
-LONG, BYTE, RATIONAL = 4, 1, 5
+BYTE, TEXT, LONG, RATIONAL, UNDEFINED = 1, 2, 4, 5, 7
 
 
 def tiff(*tags: tuple[int, int, int, int], tail: int = 0) -> bytes:
@@ -91,6 +91,13 @@ def test_more_numbers_than_any_picture_has_rows_are_corrupt(tag):
         scan(tiff(*sizes, (tag, RATIONAL, MAX_NUMBERS + 1, 0)))
     assert caught.value.code == "corrupt"
     assert scan(tiff(*sizes, (tag, RATIONAL, MAX_NUMBERS, 0))).width == 8
+
+
+@pytest.mark.parametrize("kind", [BYTE, TEXT, UNDEFINED])
+def test_bytes_of_any_number_are_none_of_these(kind):
+    """A profile or XMP of half a mebibyte; Pillow leaves them as they are."""
+    data = tiff((256, LONG, 1, 8), (257, LONG, 1, 8), (700, kind, 2 * MAX_NUMBERS, 0), tail=2 * MAX_NUMBERS)
+    assert scan(data).width == 8
 
 
 def test_the_exif_of_a_tiff_is_not_unpacked():
