@@ -11,7 +11,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 from transformers.utils.logging import is_progress_bar_enabled
 
 from radet.encoders import describe, load_encoder
@@ -43,6 +52,22 @@ def dinov3(folder):
     return ("transformers", "dinov3_vit", "dinov3"), lambda x: model(x).pooler_output
 
 
+def registers(folder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)).eval()
+    model.save_pretrained(folder / "registers")
+    return ("transformers", "dinov2_with_registers", "registers"), lambda x: model(x).pooler_output
+
+
+def siglip(folder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    model = SiglipVisionModel(SiglipVisionConfig(**sizes, intermediate_size=64)).eval()
+    model.save_pretrained(folder / "siglip")
+    return ("transformers", "siglip_vision_model", "siglip"), lambda x: model(x).pooler_output
+
+
 def clip(folder):
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -61,7 +86,7 @@ def small_cnn(folder):
     return ("timm", "test_efficientnet", "cnn.safetensors"), model
 
 
-@pytest.fixture(params=[dinov2, dinov3, clip, small_cnn], ids=lambda build: build.__name__)
+@pytest.fixture(params=[dinov2, registers, dinov3, siglip, clip, small_cnn], ids=lambda build: build.__name__)
 def built(request, tmp_path):
     """(folder, config, the model that wrote the weights)"""
     identity, model = request.param(tmp_path)
@@ -102,6 +127,28 @@ def test_a_look_is_the_embedding_and_the_tokens_of_the_blocks(built):
     assert not torch.equal(look.tokens[0], look.tokens[1])
     with pytest.raises(ConfigError, match="blocks 0 to"):
         encoder.token_dims((99,), X.shape[-1])
+
+
+def test_tokens_and_patches_are_what_the_blocks_give_each_place(built):
+    """A class token, where there is one, comes first, then registers, then the patches from the top left on."""
+    folder, config, _ = built
+    encoder, outputs = load_encoder(config, folder), []
+    encoder.blocks[-1].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    x = torch.rand(2, 3, 128, 96) if config.family == "timm" else X
+    with torch.inference_mode():
+        patches, (token,) = encoder.patches(x), encoder.look(x, (len(encoder.blocks) - 1,)).tokens
+    output = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+    if config.family == "timm":
+        assert patches.shape[1:3] == (4, 3)
+        assert torch.equal(patches[:, 3, 1], output[:, :, 3, 1])
+        assert torch.allclose(token, torch.cat([output.mean((2, 3)), output.flatten(2).std(2)], dim=1), atol=1e-6)
+        return
+    assert torch.equal(patches, output[:, -16:].unflatten(1, (4, 4)))
+    means = output[:, -16:].mean(1)
+    if config.name == "siglip_vision_model":
+        assert torch.allclose(token, means, atol=1e-6)
+    else:
+        assert torch.allclose(token, torch.cat([output[:, 0], means], dim=1), atol=1e-6)
 
 
 def test_a_block_of_one_place_has_a_token_of_numbers(tmp_path):

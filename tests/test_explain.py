@@ -17,6 +17,7 @@ from radet.errors import FetchError, ImageError
 from radet.explain import _sentences, explain
 from radet.images import decode_picture
 from radet.peers import drift_detectors, linear_detector
+from radet.thresholds import VerdictConfig
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,34 @@ def test_the_rate_that_is_told_is_the_achieved_one(detector: Detector, path: Pat
     assert f"which {told.achieved_fpr:.1%} of the real calibration pictures exceeded" in text
     text = " ".join(_sentences(replace(detector.config, thresholds=()), score, None, None, {}, 0.0))
     assert "which at most 5% of the real" in text
+
+
+def test_percentiles_are_of_the_drift_and_of_the_probability(
+    detector: Detector, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, (score,) = detector.config, detector.score([path])
+    quantiles = tuple(np.linspace(0, 2 * score.drift_cosine, 21).tolist())
+    real = tuple(np.linspace(0, 4 * score.p_generated, 21).tolist())
+    reference = replace(config.reference, quantiles=quantiles)
+    calibration = replace(config.calibration, real=real, generated=(0.0,) * 21)
+    monkeypatch.setattr(detector, "config", replace(config, reference=reference, calibration=calibration))
+    found = explain(detector, path)
+    assert (found.percentile, found.p_percentile) == pytest.approx((0.5, 0.25), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("generated", "since that is above 0.80, which at most 5% of the real calibration pictures exceeded"),
+        ("real", "since that is below 0.20, as were at most 10% of the generated calibration pictures"),
+        ("uncertain", "since that lies between 0.20 and 0.80"),
+    ],
+)
+def test_the_verdict_is_told_with_its_bounds(detector: Detector, path: Path, verdict: Any, words: str) -> None:
+    band = VerdictConfig(real_below=0.2, generated_above=0.8, target_fpr=0.05, target_fnr=0.1)
+    score = replace(detector.score([path])[0], verdict=verdict)
+    text = _sentences(replace(detector.config, verdict=band), score, None, None, {}, 0.0)[1]
+    assert text.startswith(f"Verdict: {verdict}, {words}")
 
 
 def test_numbers_are_not_rounded_to_what_is_not_so(detector: Detector, path: Path) -> None:
