@@ -15,11 +15,11 @@ from radet import Detector
 from radet.clean_cache import CleanCache
 from radet.errors import ConfigError
 from radet.finish import Provenance, control, finish
-from radet.loop import FUSED, Floats, Progress, Run, Watcher
+from radet.loop import FUSED, Floats, Progress, Ranks, Run, Watcher
 from radet.metrics import auroc
 from radet.recipe import OptimiserConfig, Recipe
 from radet.selftest import selftest
-from radet.training import new_detector
+from radet.training import StepReport, new_detector, rate_at
 
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
@@ -62,11 +62,55 @@ def test_a_clean_pass_that_is_kept_changes_nothing(recipe: Recipe, trees: tuple[
     recipe = replace(recipe, views=2)
     plain = new_run(recipe, trees)
     cached = new_run(replace(recipe, cache_clean=True), trees, cache=tmp_path)
-    for run in (plain, cached):
-        run.go(Watcher())
+    rates: list[float] = []
+
+    class _Rates(Watcher):
+        def stepped(self, epoch: int, step: int, steps: int, report: StepReport) -> None:
+            rates.append(report.rate)
+
+    plain.go(_Rates())
+    cached.go(Watcher())
+    assert rates == [rate_at(step, 8 * 6, recipe) for step in range(8 * 6)], "over all epochs"
     for name in ("loss", "margin", "drift_real", "val_auroc"):
         ours, theirs = ([epoch[name] for epoch in run.progress.history] for run in (cached, plain))
         np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+def test_the_order_is_of_seed_and_epoch_and_ranks_share_every_step(trained: Run) -> None:
+    def planned(epoch: int = 0, seed: int = 0, rank: int = 0, world: int = 1) -> list[list[tuple[int, list[int]]]]:
+        recipe, ranks = replace(trained.recipe, seed=seed), Ranks(rank, world)
+        plan = Run(trained.detector, recipe, trained.feed, ranks)._plan(epoch)
+        return [[(part.number, part.pictures.tolist()) for part in step] for step in plan]
+
+    whole = planned()
+    assert whole == planned()
+    assert whole not in (planned(epoch=1), planned(seed=1))
+    assert [
+        sorted(first + second) for first, second in zip(planned(world=2), planned(rank=1, world=2), strict=True)
+    ] == [sorted(step) for step in whole]
+
+
+def test_ranks_share_the_validation_pictures(trained: Run) -> None:
+    parts: list[torch.Tensor] = []
+    for rank in range(2):
+        ranks = Ranks(rank, 2, lambda logits: parts.append(logits.clone()))
+        Run(trained.detector, trained.recipe, trained.feed, ranks).validate()
+    assert not (parts[0].any(1) & parts[1].any(1)).any()
+    whole = Run(trained.detector, trained.recipe, trained.feed).validate()
+    np.testing.assert_array_equal(sum(parts)[:, 0], whole[FUSED])
+
+
+def test_the_linear_probe_sees_as_many_pictures_as_it_says(trained: Run) -> None:
+    """Of as many epochs as it takes: 160 pictures are 10 steps of 16, an epoch has 6."""
+    recipe = replace(trained.recipe, linear=replace(trained.recipe.linear, pictures=160))
+    looked: list[tuple[int, int]] = []
+
+    class _Looked(Watcher):
+        def looked(self, batch: int, batches: int) -> None:
+            looked.append((batch, batches))
+
+    Run(new_detector(recipe), recipe, trained.feed).begin(_Looked())
+    assert looked == [(batch, 10) for batch in range(10)]
 
 
 class _StoppedError(Exception):

@@ -66,6 +66,19 @@ def test_an_opened_picture_is_held_to_the_cap_of_pixels_and_to_none_of_bytes():
     assert row.facts["status"] == "too_many_pixels"
 
 
+def test_bytes_and_files_are_held_to_both_caps(tmp_path):
+    data, file = encoded(photo(), "PNG"), tmp_path / "a.png"
+    file.write_bytes(data)
+    pixels = photo().width * photo().height
+    for image in (data, file):
+        assert read_row(image, 0, POLICY, Limits(max_bytes=len(data), max_pixels=pixels)).crop is not None
+        few = read_row(image, 0, POLICY, Limits(max_pixels=pixels - 1))
+        short = read_row(image, 0, POLICY, Limits(max_bytes=len(data) - 1))
+        assert (few.facts["status"], few.crop) == ("too_many_pixels", None)
+        assert (short.facts["status"], short.crop) == ("too_large_bytes", None)
+        assert short.facts.get("sha256") is None or image is data, "a file that is too large is not read"
+
+
 @pytest.mark.parametrize("value", [None, "6", (6, 1), 3.0, 0, 9, -1, 70_000, b"\x06", True])
 def test_an_odd_orientation_is_none(value):
     picture = photo()

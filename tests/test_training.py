@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,17 @@ from radet.detector import Detector, to_pixels
 from radet.errors import ConfigError
 from radet.fit import refit
 from radet.probes import LearnedProbe
-from radet.recipe import MarginConfig, Recipe
-from radet.training import StepReport, new_detector, new_optimiser, rate_at, train_step, trainable
+from radet.recipe import MarginConfig, OptimiserConfig, Recipe
+from radet.training import (
+    MicroBatch,
+    StepReport,
+    _prepared,
+    new_detector,
+    new_optimiser,
+    rate_at,
+    train_step,
+    trainable,
+)
 
 from .training import SIZE, random_batches, tiny_recipe, write_encoder
 
@@ -101,6 +111,69 @@ def test_micro_batches_change_nothing_but_rounding(encoder: Path, normalised: bo
     assert any(report.margin > 0 for report in whole)
 
 
+@pytest.mark.parametrize("micro", [8, 16])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_margin_is_that_of_the_drifts_of_the_step(encoder: Path, normalised: bool, micro: int) -> None:
+    """With the eps that each picture has drawn, in the pass before as in the one for the gradients."""
+    margin = MarginConfig(weight=0.5, gamma=2.0, normalised=normalised)
+    (report,), _ = steps(tiny_recipe(encoder, eps_range=(4 / 255, 8 / 255), margin=margin), micro, count=1)
+    real, made = report.drift_real, report.drift_generated
+    assert report.margin == pytest.approx(3 - made / real if normalised else 2 - (made - real), rel=1e-5)
+    assert report.loss == pytest.approx(report.classification + 0.5 * report.margin)
+
+
+def test_the_margin_pulls_at_the_probe_by_its_weight(encoder: Path) -> None:
+    """It alone does so at first: untrained branches read out nothing."""
+    slopes = []
+    for weight in (1.0, 3.0):
+        recipe = tiny_recipe(encoder, margin=MarginConfig(weight=weight), optimiser=OptimiserConfig(clip=1e9))
+        detector = ready(recipe)
+        train_step(detector, new_optimiser(detector, recipe), random_batches(2, 8), recipe, step=0, steps=9)
+        slopes.append(torch.cat([parameter.grad.flatten() for parameter in detector.probe.parameters()]).norm().item())
+    assert slopes[1] == pytest.approx(3 * slopes[0], rel=1e-3)
+    assert slopes[0] > 0
+
+
+def test_the_rate_is_set_matrices_alone_decay_and_gradients_are_clipped(encoder: Path) -> None:
+    recipe = tiny_recipe(encoder, optimiser=OptimiserConfig(rate=1e-3, clip=1e-3, weight_decay=0.02))
+    detector = ready(recipe)
+    optimiser = new_optimiser(detector, recipe)
+    report = train_step(detector, optimiser, random_batches(1, 8), recipe, step=30, steps=40)
+    matrices, others = optimiser.param_groups
+    assert report.rate == matrices["lr"] == others["lr"] == rate_at(30, 40, recipe)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.02, 0)
+    assert all(parameter.ndim > 1 for parameter in matrices["params"])
+    assert all(parameter.ndim <= 1 for parameter in others["params"])
+    parameters = trainable(detector)
+    assert len(matrices["params"]) + len(others["params"]) == len(parameters)
+    norm = torch.stack([parameter.grad.norm() for parameter in parameters if parameter.grad is not None]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    assert report.gradient_norm > 1e-3
+
+
+def test_what_is_random_belongs_to_seed_step_and_micro_batch(encoder: Path) -> None:
+    recipe = tiny_recipe(encoder, eps_range=(4 / 255, 8 / 255))
+    detector, (batch,) = ready(recipe), random_batches(1, 8)
+    drawn = []
+    for seed, step, number in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
+        eps = _prepared(detector, batch._replace(number=number), replace(recipe, seed=seed), step)[2]
+        assert isinstance(eps, torch.Tensor)
+        assert eps.shape == (8, 1, 1, 1)
+        assert 4 / 255 <= eps.min() < eps.max() <= 8 / 255
+        drawn.append(tuple(eps.flatten().tolist()))
+    assert drawn[-1] == drawn[0]
+    assert len(set(drawn)) == 4
+
+
+def test_a_micro_batch_of_which_nothing_could_be_read_changes_nothing(encoder: Path) -> None:
+    recipe, reports = tiny_recipe(encoder), []
+    empty = MicroBatch(1, torch.empty((0, 1, 1, 3), dtype=torch.uint8), torch.empty(0), np.empty(0, np.int64))
+    for batches in (random_batches(1, 8), [*random_batches(1, 8), empty]):
+        detector = ready(recipe)
+        reports.append(train_step(detector, new_optimiser(detector, recipe), batches, recipe, step=0, steps=9))
+    assert reports[0] == reports[1]
+
+
 def _rank(rank: int, encoder: str, port: int, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -141,9 +214,10 @@ def test_a_rank_without_pictures_still_takes_part(encoder: Path) -> None:
     assert math.isfinite(report.loss)
 
 
-def test_eps_is_drawn_where_a_range_is_given(encoder: Path) -> None:
-    fixed, _ = steps(tiny_recipe(encoder, dropout=0.0), 8, count=1)
-    drawn, _ = steps(tiny_recipe(encoder, dropout=0.0, eps_range=(4 / 255, 8 / 255)), 8, count=1)
+@pytest.mark.parametrize("micro", [8, 16])
+def test_eps_is_drawn_where_a_range_is_given(encoder: Path, micro: int) -> None:
+    fixed, _ = steps(tiny_recipe(encoder, dropout=0.0), micro, count=1)
+    drawn, _ = steps(tiny_recipe(encoder, dropout=0.0, eps_range=(4 / 255, 8 / 255)), micro, count=1)
     assert drawn[0].drift_real < 0.5 * fixed[0].drift_real
 
 
@@ -174,8 +248,6 @@ def test_the_fewest_real_pictures_give_statistics_that_are_numbers(encoder: Path
 
 
 def test_without_probe_the_semantic_branch_trains_alone(encoder: Path) -> None:
-    from dataclasses import replace
-
     recipe = tiny_recipe(encoder, branches=("semantic",))
     recipe = replace(recipe, probe=replace(recipe.probe, kind="none"))
     reports, detector = steps(recipe, 8, count=2)
