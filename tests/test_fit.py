@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from radet import ConfigError
 from radet.config import DetectorConfig, ProbeConfig
 from radet.crop import CropPolicy
+from radet.discrepancy import Drift, FrozenGaussian
 from radet.encoders import describe
-from radet.fit import fit_reference
+from radet.fit import _cross_fitted_scalars, fit_reference
 
 from .training import SIZE, write_encoder
 
@@ -50,3 +52,12 @@ def test_a_flat_picture_drifts_as_little_as_can_be_and_spoils_no_reference(real,
     assert logits.std(ddof=1) == pytest.approx(1, abs=1e-5)
     detector.save_pretrained(tmp_path)
     assert DetectorConfig.read(tmp_path) == detector.config
+
+
+def test_a_distance_is_by_a_covariance_that_has_not_seen_the_picture():
+    delta = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 8)))
+    one = torch.ones(20).double()
+    scalars = _cross_fitted_scalars([Drift(one, one, delta, torch.empty(20, 0).double())])
+    halves = (delta[:10], delta[10:]), (delta[10:], delta[:10])
+    expected = [FrozenGaussian.fit(other.numpy()).mahalanobis(half).log() for half, other in halves]
+    torch.testing.assert_close(scalars[:, 2], torch.cat(expected).float())
