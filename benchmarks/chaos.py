@@ -22,9 +22,10 @@ from PIL import Image
 from benchmarks.command import new_parser, run_main
 from benchmarks.machine import save
 from tests.chaos.storm import Storm
-from tests.conftest import PHOTOGRAPHS, S3Server, start_s3, write_corpus
+from tests.corpus import PHOTOGRAPHS, write_corpus
 from tests.nodes import Nodes, upload
 from tests.s3_proxy import Bursts, proxy
+from tests.s3_server import S3Server, start_s3
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from benchmarks.machine import save
 from benchmarks.memory import find_roles
 from benchmarks.tiny import pictures, write_checkpoint, write_parquet
 from pipelines.sink import read_scores
-from tests.conftest import start_s3
+from tests.s3_server import start_s3
 
 _KILLS = ((0.1, "driver"), (0.2, "node"))
 _EARLY_ROWS = 10_000

@@ -10,7 +10,8 @@ from typing import Any
 
 import pipelines.s3
 
-from .conftest import RADET, ROOT, free_ports
+from .conftest import RADET, ROOT
+from .ports import free_ports
 
 _STORE_BYTES = 1 << 28
 

@@ -25,7 +25,10 @@ from pipelines.storage import open_folder
 from radet.config import DetectorConfig, model_id, resolve
 from radet.errors import ConfigError
 
-from .conftest import RADET, S3Server, free_port, write_corpus
+from .conftest import RADET
+from .corpus import write_corpus
+from .ports import free_port
+from .s3_server import S3Server
 
 
 def radet(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

@@ -18,7 +18,7 @@ from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet.errors import ConfigError
 
-from .conftest import S3Server
+from .s3_server import S3Server
 
 V = digest("v")
 LEASE = "ours"

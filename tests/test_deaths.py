@@ -16,7 +16,7 @@ from pipelines.schema import unpack
 from radet.crop import CropPolicy
 from radet.rows import see
 
-from .conftest import write_corpus
+from .corpus import write_corpus
 
 
 class Death(BaseException):

@@ -17,7 +17,7 @@ from pipelines.run_report import run_page
 from pipelines.score import ScoreJob, Watcher, score
 from radet.errors import ConfigError, FetchError, ImageError
 
-from .conftest import S3Server
+from .s3_server import S3Server
 
 
 def code(location: str, *, max_bytes: int = 1000) -> str:

@@ -22,7 +22,8 @@ from radet.patch_conv import PatchConv
 from radet.selftest import pictures, selftest
 from radet.tensors import steady_arithmetic
 
-from .conftest import ROOT, write_corpus
+from .conftest import ROOT
+from .corpus import write_corpus
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

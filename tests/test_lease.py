@@ -19,8 +19,8 @@ from pipelines.lease import NAME, Lease, held
 from pipelines.storage import open_folder
 from radet.errors import ConfigError, FetchError
 
-from .conftest import S3Server
 from .s3_proxy import Proxy, Request, proxy
+from .s3_server import S3Server
 
 HOLD = """
     import sys, time

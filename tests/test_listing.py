@@ -16,7 +16,7 @@ from pipelines.ledger import new_run_id
 from pipelines.listing import walk
 from radet.errors import ConfigError
 
-from .conftest import S3Server
+from .s3_server import S3Server
 
 
 def uris(root: str) -> set[str]:

@@ -16,7 +16,7 @@ from radet.crop import CropPolicy
 from radet.degradations import degrade
 from radet.images import Limits
 
-from .conftest import write_corpus
+from .corpus import write_corpus
 
 BLOCK = 64
 

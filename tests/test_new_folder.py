@@ -15,7 +15,7 @@ from radet.detector import Detector
 from radet.errors import ConfigError
 from radet.selftest import require_golden
 
-from .conftest import write_corpus
+from .corpus import write_corpus
 from .test_outputs import LITE, full_disk
 
 COMMANDS = [

@@ -25,8 +25,8 @@ from radet.errors import ConfigError, FetchError, ImageError, ModelError
 
 from . import test_load
 from .bad_inputs import encoded
-from .conftest import S3Server
 from .s3_proxy import Proxy, proxy
+from .s3_server import S3Server
 from .test_cli import radet, refused
 from .test_sources import write_tar
 

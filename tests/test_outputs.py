@@ -16,7 +16,7 @@ from pipelines.ledger import Ledger, new_run_id
 from pipelines.storage import LocalFolder, require_writable
 from radet.errors import ConfigError
 
-from .conftest import write_corpus
+from .corpus import write_corpus
 from .test_cli import radet, refused
 
 RECIPE = str(Path(__file__).parents[1] / "jobs" / "train-lite.yaml")

@@ -20,7 +20,7 @@ from pipelines.sink import read_scores
 from radet.errors import ConfigError
 
 from .browser import SIZES, chromium, violations
-from .conftest import write_corpus
+from .corpus import write_corpus
 from .test_commit import LEASE, block, open_run, row
 
 

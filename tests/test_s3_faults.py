@@ -10,8 +10,8 @@ import pytest
 import pipelines.s3
 from radet.errors import FetchError
 
-from .conftest import S3Server
 from .s3_proxy import Proxy, proxy
+from .s3_server import S3Server
 
 pytestmark = pytest.mark.s3
 

@@ -28,8 +28,9 @@ from radet import Detector
 from radet.crop import CropPolicy
 
 from .bad_inputs import write_bad_inputs
-from .conftest import S3Server, write_corpus
+from .corpus import write_corpus
 from .image_server import ImageServer
+from .s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -29,8 +29,8 @@ from radet import Detector
 
 from .bad_inputs import encoded, photo
 from .client import ask, eventually, load
-from .conftest import free_port
 from .contract.test_golden_scores import images as golden_images
+from .ports import free_port
 from .test_routes import EVIDENCE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]

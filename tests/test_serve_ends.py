@@ -22,7 +22,8 @@ from radet import Detector
 
 from .bad_inputs import encoded, photo
 from .client import Answer, ask, eventually, ready, under_way
-from .conftest import RADET, as_a_user, free_port
+from .conftest import RADET, as_a_user
+from .ports import free_port
 from .test_serve import APART, BUNDLED, CORES, LITTLE, TOGETHER
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(1200)]

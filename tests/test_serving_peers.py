@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import serving_peers
 
-from .conftest import free_port
+from .ports import free_port
 
 _STUBBORN = """
 import http.server, pathlib, signal, subprocess, sys

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipelines.storage import TEMPORARY
 
-from .conftest import RADET, as_a_user, write_corpus
+from .conftest import RADET, as_a_user
+from .corpus import write_corpus
 
 
 def interrupted(at_work: Callable[["subprocess.Popen[str]"], None], *arguments: str) -> tuple[int, str]:

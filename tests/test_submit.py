@@ -19,9 +19,12 @@ from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 from radet import Detector
 
-from .conftest import RADET, ROOT, S3Server, free_ports, write_corpus
+from .conftest import RADET, ROOT
+from .corpus import write_corpus
 from .nodes import Nodes, radet, upload
+from .ports import free_ports
 from .s3_proxy import Proxy, proxy
+from .s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

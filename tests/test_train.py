@@ -33,7 +33,8 @@ from radet.errors import ConfigError
 from radet.order import Portion
 from radet.recipe import OptimiserConfig, Recipe
 
-from .conftest import RADET, ROOT, S3Server, as_a_user
+from .conftest import RADET, ROOT, as_a_user
+from .s3_server import S3Server
 from .training import feed_of, tiny_recipe, write_encoder, write_tree
 
 pytestmark = pytest.mark.ray

@@ -13,9 +13,10 @@ from pipelines.weights import find_encoders, local_model
 from radet import Detector
 from radet.errors import ModelError
 
-from .conftest import ROOT, S3Server
+from .conftest import ROOT
 from .nodes import upload
 from .s3_proxy import Proxy, proxy
+from .s3_server import S3Server
 
 pytestmark = pytest.mark.s3
 

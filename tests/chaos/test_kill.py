@@ -19,7 +19,9 @@ from pipelines.plan import Plan
 from pipelines.sink import read_scores
 from pipelines.storage import open_folder
 
-from ..conftest import ROOT, S3Server, write_corpus
+from ..conftest import ROOT
+from ..corpus import write_corpus
+from ..s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

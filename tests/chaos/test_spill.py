@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.plan import Plan
 from pipelines.sink import read_scores
 
-from ..conftest import write_corpus
+from ..corpus import write_corpus
 from ..nodes import Nodes, radet
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -21,9 +21,12 @@ from radet import Detector
 
 from ..bad_inputs import encoded, photo
 from ..client import ask, eventually, load
-from ..conftest import RADET, S3Server, free_port, write_corpus
+from ..conftest import RADET
+from ..corpus import write_corpus
 from ..nodes import Nodes, radet, upload
+from ..ports import free_port
 from ..s3_proxy import Bursts, proxy
+from ..s3_server import S3Server
 from ..training import tiny_recipe, write_encoder, write_tree
 from .storm import Storm
 
