@@ -48,7 +48,7 @@ def calibrate(
 
       radet score photos/ --model checkpoints/lite-ours --out scores/
     """
-    from jobs.console import ScoreScreen
+    from jobs.score_screen import ScoreScreen
     from pipelines.calibrate import CalibrateJob
     from pipelines.calibrate import calibrate as run
     from pipelines.items import display

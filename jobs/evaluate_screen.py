@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from jobs.console import ScoreScreen
+from jobs.score_screen import ScoreScreen
 from pipelines.evaluate import EvaluateWatcher, Evaluation
 from pipelines.labelled import Labelled
 from radet.degradations import CLEAN

@@ -65,7 +65,7 @@ def score(
     [bold]Exit codes[/bold]: 0 every input has a row; 1 not yet, run the same command again; 2 the request cannot work;
     3 every input has a row, and too many say that there is no score (--max-failed).
     """
-    from jobs.console import ScoreScreen, show_nights, show_score
+    from jobs.score_screen import ScoreScreen, show_nights, show_score
     from pipelines.commit import IncompleteError
     from pipelines.compare import compare_nights
     from pipelines.score import ScoreJob

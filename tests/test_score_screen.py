@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import console
-from jobs.console import ScoreScreen, show_nights, show_score
+from jobs import score_screen
+from jobs.score_screen import ScoreScreen, show_nights, show_score
 from pipelines.compare import Comparison, Nights, Shift
 from pipelines.coordinator import Progress
 from pipelines.index import Counts
@@ -20,7 +20,7 @@ from pipelines.score import Tally
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """`now`, in seconds."""
     found = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: found.now))
+    monkeypatch.setattr(score_screen, "time", SimpleNamespace(monotonic=lambda: found.now))
     return found
 
 
