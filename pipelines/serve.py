@@ -196,7 +196,7 @@ def _actor(args: ServeArgs) -> dict[str, Any]:
 
 
 def _scaling(args: ServeArgs) -> dict[str, Any]:
-    if args.min_replicas == args.max_replicas:  # counting requests would take 5 % of a core
+    if args.min_replicas == args.max_replicas:  # counting requests would take 2 to 5 % of a core
         return {"num_replicas": args.min_replicas}
     scaling = {
         "min_replicas": args.min_replicas,
