@@ -14,6 +14,7 @@ from pipelines.coordinator import Coordinator, Request
 from pipelines.load import Loader
 from pipelines.schema import unpack
 from radet.crop import CropPolicy
+from radet.images import Limits
 from radet.rows import see
 
 from .corpus import write_corpus
@@ -50,10 +51,10 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """Contents whose decoding ends the process."""
     contents: set[bytes] = set()
 
-    def dies(data: bytes, policy: CropPolicy) -> Any:
+    def dies(data: bytes, policy: CropPolicy, limits: Limits) -> Any:
         if data in contents:
             raise Death
-        return see(data, policy)
+        return see(data, policy, limits)
 
     monkeypatch.setattr(pipelines.load, "see", dies)
     return contents
@@ -99,11 +100,11 @@ def test_a_node_that_is_lost_now_and_then_is_not_the_pictures_fault(
     write_corpus(tmp_path / "in", 4, photographs)
     seen: list[bytes] = []
 
-    def dies(data: bytes, policy: CropPolicy) -> Any:
+    def dies(data: bytes, policy: CropPolicy, limits: Limits) -> Any:
         seen.append(data)
         if len(seen) in (1, 3, 6, 7, 10):  # five deaths, of which no picture has two while it is watched
             raise Death
-        return see(data, policy)
+        return see(data, policy, limits)
 
     monkeypatch.setattr(pipelines.load, "see", dies)
     ((deaths, rows),) = run(tmp_path / "in", tmp_path / "out")
@@ -138,10 +139,10 @@ def test_a_picture_for_which_there_is_no_room_is_tried_again(
     write_corpus(tmp_path / "in", 2, photographs)
     needs_room = sorted((tmp_path / "in").rglob("*.*"))[0]
 
-    def see_little(data: bytes, policy: CropPolicy) -> Any:
+    def see_little(data: bytes, policy: CropPolicy, limits: Limits) -> Any:
         if data == needs_room.read_bytes():
             raise MemoryError
-        return see(data, policy)
+        return see(data, policy, limits)
 
     monkeypatch.setattr(pipelines.load, "see", see_little)
     coordinator = Coordinator(
