@@ -36,36 +36,30 @@ def normalised(x):
     return (x - torch.tensor(HALF["mean"]).view(3, 1, 1)) / torch.tensor(HALF["std"]).view(3, 1, 1)
 
 
-def dinov2(folder):
+def saved(folder, family, kind, config, **more):
+    """A tiny model of transformers, in a folder: its identity, and what it answers."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    model = Dinov2Model(Dinov2Config(**sizes)).eval()
-    model.save_pretrained(folder / "dinov2")
-    return ("transformers", "dinov2", "dinov2"), lambda x: model(x).pooler_output
+    model = kind(config(**sizes, **more)).eval()
+    model.save_pretrained(folder / family)
+    return ("transformers", family, family), lambda x: model(x).pooler_output
+
+
+def dinov2(folder):
+    return saved(folder, "dinov2", Dinov2Model, Dinov2Config)
 
 
 def dinov3(folder):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    model = DINOv3ViTModel(DINOv3ViTConfig(**sizes, image_size=32, patch_size=8, num_register_tokens=4)).eval()
-    model.save_pretrained(folder / "dinov3")
-    return ("transformers", "dinov3_vit", "dinov3"), lambda x: model(x).pooler_output
+    return saved(folder, "dinov3_vit", DINOv3ViTModel, DINOv3ViTConfig, intermediate_size=64, num_register_tokens=4)
 
 
 def registers(folder):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)).eval()
-    model.save_pretrained(folder / "registers")
-    return ("transformers", "dinov2_with_registers", "registers"), lambda x: model(x).pooler_output
+    kind, config = Dinov2WithRegistersModel, Dinov2WithRegistersConfig
+    return saved(folder, "dinov2_with_registers", kind, config, num_register_tokens=4)
 
 
 def siglip(folder):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    model = SiglipVisionModel(SiglipVisionConfig(**sizes, intermediate_size=64)).eval()
-    model.save_pretrained(folder / "siglip")
-    return ("transformers", "siglip_vision_model", "siglip"), lambda x: model(x).pooler_output
+    return saved(folder, "siglip_vision_model", SiglipVisionModel, SiglipVisionConfig, intermediate_size=64)
 
 
 def clip(folder):
